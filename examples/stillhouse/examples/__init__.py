@@ -1,0 +1,1 @@
+"""Runnable examples; the order desk is the environment of the demo."""

@@ -1,0 +1,1 @@
+"""The order desk: a small, deterministic, verified customer-service environment."""

@@ -1,0 +1,1 @@
+"""Contracts that every plane shares: events, messages, render, tables, topics, metric names."""

@@ -1,0 +1,1 @@
+"""The client SDK for agents: events out, never in the way."""

@@ -1,0 +1,1 @@
+"""Serving: the student server, later the gateway and the canary controller."""

@@ -1,0 +1,1 @@
+"""The local student server: OpenAI-compatible, adapters loaded at run time."""

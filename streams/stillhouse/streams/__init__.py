@@ -1,0 +1,1 @@
+"""Stream processors: events in, stored and scored trajectories out."""

@@ -1,0 +1,1 @@
+"""Windows, curation, recipes, evaluation and the student registry."""
