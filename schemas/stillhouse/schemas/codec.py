@@ -234,16 +234,16 @@ def _record(data: bytes, start: int, writer: WriterSchema) -> Record:
         raise UndecodableError("invalid", f"{writer.name} is no record of ours")
     stream = BytesIO(data + _GUARD)
     stream.seek(start)
+    # The same fingerprint: nothing to resolve.
+    reader = None if ours.fingerprint == writer.fingerprint else ours.parsed
+    record: Any
     try:
-        # The same fingerprint: nothing to resolve, which is three times as fast.
-        reader = None if ours.fingerprint == writer.fingerprint else ours.parsed
-        record: Record = fastavro.schemaless_reader(
-            stream, writer.parsed, reader, return_record_name=True, return_record_name_override=True
-        )
+        record = fastavro.schemaless_reader(stream, writer.parsed, reader, return_record_name=True, return_record_name_override=True)
     except SchemaResolutionError as error:
         raise UndecodableError("invalid", f"written with a schema that does not resolve to {ours.name} {ours.version}: {error}") from error
     except (EOFError, IndexError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
         raise UndecodableError("corrupt", f"not a whole {writer.name}: {error!r}") from error
     if (left := len(data) - stream.tell()) != 0:
         raise UndecodableError("corrupt", f"{left} bytes after the {writer.name}" if left > 0 else f"the {writer.name} is cut off")
-    return record
+    ours_record: Record = record
+    return ours_record
