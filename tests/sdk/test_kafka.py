@@ -111,7 +111,8 @@ def _alter(bootstrap: str, topic: str, key: str, value: str) -> None:
 
     entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    futures: dict[Any, Any] = AdminClient({"bootstrap.servers": bootstrap}).incremental_alter_configs([resource])
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    futures: dict[Any, Any] = admin.incremental_alter_configs([resource])
     for future in futures.values():
         future.result(10)
 
