@@ -1,0 +1,79 @@
+"""The set of a trajectory's events: what makes two of them one, their hash, and how a stored chunk holds them.
+
+An event's identity is the digest of its canonical bytes. Sent twice it is one member; two *different* events under one
+event_id are two members, of which `fold` lets the same one win in any order. Chunks keep the canonical bytes.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.events import AgentEvent, ClientReport
+
+DIGEST_BYTES = 16
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(AgentEvent).decode
+_decode_chunk = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+class Member(NamedTuple):
+    """One event of a set: its digest, its canonical bytes, and the event."""
+
+    digest: bytes
+    data: bytes
+    event: AgentEvent
+
+
+EventSet = Mapping[bytes, Member]
+
+
+def member(event: AgentEvent) -> Member:
+    """The event with its identity."""
+    data = _encode(event)
+    return Member(blake2b(data, digest_size=DIGEST_BYTES).digest(), data, event)
+
+
+def event_set(events: Iterable[AgentEvent]) -> dict[bytes, Member]:
+    """The set of events that can be part of a row: client reports are of a client, not of a trajectory."""
+    members = (member(event) for event in events if type(event.body) is not ClientReport)
+    return {found.digest: found for found in members}
+
+
+def content_hash(digests: Iterable[bytes]) -> str:
+    """Hash (hex) of a set of events: over the sorted digests, so that no order of arrival shows."""
+    return blake2b(b"".join(sorted(digests)), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def pack(key: str, members: Collection[Member]) -> tuple[str, bytes]:
+    """One immutable chunk.
+
+    Args:
+        key: the trajectory's.
+        members: its new events.
+
+    Returns:
+        The chunk's own key (a hash of the trajectory's key and the events, so that a retry makes the same chunk) and its bytes.
+    """
+    ordered = sorted(members)
+    identity = blake2b(key.encode(), digest_size=DIGEST_BYTES)
+    for one in ordered:
+        identity.update(one.digest)
+    return identity.hexdigest(), _encode([msgspec.Raw(one.data) for one in ordered])
+
+
+def unpack(data: bytes) -> dict[bytes, Member]:
+    """The set of events that a chunk holds.
+
+    Raises:
+        PermanentError: these are no bytes of `pack`.
+    """
+    try:
+        raws = _decode_chunk(data)
+        found = (Member(blake2b(raw, digest_size=DIGEST_BYTES).digest(), bytes(raw), _decode(raw)) for raw in raws)
+        return {one.digest: one for one in found}
+    except msgspec.MsgspecError as error:
+        raise PermanentError(f"a stored chunk of events is damaged: {error}", where="transcripts") from error
