@@ -1,0 +1,5 @@
+"""`python -m stillhouse.console` is `stillhouse`."""
+
+from stillhouse.console import main
+
+main()

@@ -1,0 +1,84 @@
+"""The command line: one file a command in `commands/`, put together here."""
+
+import importlib
+from collections.abc import Sequence
+
+import click
+import typer
+
+from stillhouse.console import output
+from stillhouse.schemas.errors import MissingExtraError, StillhouseError
+
+# Single commands, then groups: module in `commands/`, what it is.
+COMMANDS = {
+    "up": "Start everything on this machine.",
+    "down": "Stop what `up --detach` started.",
+    "demo": "The whole loop on the order desk, with a report at the end.",
+    "broker": "Run the embedded broker alone (laptops, demos and tests only).",
+    "import": "Send recorded runs of agents through the SDK, the broker and ingest.",
+    "status": "Where the loop is, and why it waits.",
+    "doctor": "Check this machine and this state folder, and say what to do.",
+}
+GROUPS = {
+    "trajectories": "Stored runs.",
+    "windows": "What is trained on, and why.",
+    "students": "What came out.",
+    "dlq": "Records that could not become part of a row.",
+    "topics": "Topics of the broker.",
+    "models": "Base models of students.",
+}
+EXTRAS = {
+    "lancedb": "streams",
+    "aiokafka": "streams",
+    "pyarrow": "streams",
+    "torch": "trainer",
+    "transformers": "trainer",
+    "trl": "trainer",
+    "peft": "trainer",
+}
+
+
+def application() -> typer.Typer:
+    """The command line with all its commands."""
+    app = typer.Typer(
+        name="stillhouse",
+        help="Continuous agent distillation: a frontier model's runs in, a student at a fraction of the cost out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    for name, text in COMMANDS.items():
+        app.command(name, help=text)(_module(name).command)
+    for name, text in GROUPS.items():
+        app.add_typer(_module(name).group, name=name, help=text, no_args_is_help=True)
+    return app
+
+
+def _module(name: str) -> "object":
+    return importlib.import_module(f"stillhouse.console.commands.{name}_" if name == "import" else f"stillhouse.console.commands.{name}")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code (0 done, 1 failed, 2 usage, 3 not reachable, 4 a gate said no)."""
+    command = typer.main.get_command(application())
+    try:
+        result = command.main(args=list(arguments), prog_name="stillhouse", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return output.USAGE if isinstance(error, click.UsageError) else output.FAILED
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        output.err.print("stopped")
+        return output.FAILED
+    except StillhouseError as error:
+        output.print_error(error)
+        return output.exit_code(error)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        output.print_error(MissingExtraError(f"this command ({error.name})", extra))
+        return output.USAGE
+    return result if isinstance(result, int) else output.OK

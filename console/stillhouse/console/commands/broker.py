@@ -1,0 +1,25 @@
+"""`stillhouse broker`: the embedded broker by itself."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stillhouse.broker import server
+
+
+def command(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 9392,
+    dir: Annotated[Path, typer.Option(help="Where the log lies; one broker a folder.")] = Path(".stillhouse/broker"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    fsync: Annotated[bool, typer.Option(help="Acknowledge after the disk has it; off for tests only.")] = True,
+    expose: Annotated[
+        bool, typer.Option("--expose", help="Allow an address that other machines reach. There is no authentication.")
+    ] = False,
+) -> int:
+    """One broker that speaks Kafka's protocol, for laptops, demos and tests; not a production engine.
+
+    Prints one line of JSON with `bootstrap_servers` when it is ready, and stays in the foreground.
+    """
+    options = ["--port", str(port), "--dir", str(dir), "--host", host, "--fsync", "on" if fsync else "off"]
+    return server.main([*options, *(["--expose"] if expose else [])])

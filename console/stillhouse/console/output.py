@@ -1,0 +1,101 @@
+"""What a person or a script sees: tables, one JSON object, progress, errors with exit codes."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stillhouse.schemas.errors import GateError, StillhouseError, UnreachableError, UsageError
+
+OK, FAILED, USAGE, NOT_REACHABLE, GATE_SAID_NO = 0, 1, 2, 3, 4
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Row = dict[str, Any]
+
+
+def exit_code(error: StillhouseError) -> int:
+    """The exit code that DESIGN fixes for an error."""
+    if isinstance(error, GateError):
+        return GATE_SAID_NO
+    if isinstance(error, UnreachableError):
+        return NOT_REACHABLE
+    return USAGE if isinstance(error, UsageError) else FAILED
+
+
+def print_error(error: StillhouseError) -> None:
+    """What, where, and what to do, on standard error."""
+    err.print(f"[bold red]error[/]: {_plain(error.what)}", soft_wrap=True)
+    if error.where:
+        err.print(f"  where: {_plain(error.where)}", soft_wrap=True)
+    if error.fix:
+        err.print(f"  to do: {_plain(error.fix)}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+
+
+def show_list(items: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """A table, or `{"items": […]}`; with nothing to show, a sentence that says what would bring something."""
+    if as_json:
+        print_json({"items": list(items)})
+        return
+    if not items:
+        out.print(_plain(empty))
+        return
+    out.print(table([[item.get(c) for c in columns] for item in items], columns))
+
+
+def show_object(value: Row, *, as_json: bool) -> None:
+    """One object: its fields a line each, or as JSON."""
+    if as_json:
+        print_json(value)
+        return
+    grid = Table.grid(padding=(0, 2))
+    for key, field in value.items():
+        grid.add_row(f"[bold]{_plain(key)}[/]", _cell(field))
+    out.print(grid)
+
+
+def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> Table:
+    """A plain table; numbers to the right."""
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        numbers = bool(rows) and all(isinstance(r[place], int | float) or r[place] is None for r in rows)
+        view.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*(_cell(value) for value in row))
+    return view
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(v) for v in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{_plain(str(k))} {_cell(v)}" for k, v in value.items()) or "-"
+    return _plain(str(value))
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; yields a function that takes how many are done."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,1 @@
+"""The local stack: every process of Stillhouse on one machine, supervised."""
