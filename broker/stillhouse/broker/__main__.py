@@ -1,0 +1,5 @@
+"""`python -m stillhouse.broker`."""
+
+from stillhouse.broker.server import main
+
+raise SystemExit(main())
