@@ -81,4 +81,5 @@ def _why(found: Fields, window: WindowSettings, alive: bool) -> str:
     if running:
         return f"a window is {next(iter(running))}: `stillhouse windows run` continues it if its trainer was stopped"
     successes = found["trajectories"]["outcome"].get("success", 0)
-    return f"{successes} successes are stored (a window wants {window.min_kept} new ones): see `stillhouse windows plan`, then `stillhouse windows run`"
+    wants = f"{successes} successes are stored (a window wants {window.min_kept} new ones)"
+    return f"{wants}: see `stillhouse windows plan`, then `stillhouse windows run`"

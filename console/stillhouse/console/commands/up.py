@@ -16,6 +16,7 @@ from stillhouse.console.stack import record as records
 from stillhouse.console.stack.parts import ANY_PORT, StackSettings
 from stillhouse.console.stack.stack import Stack, StackEvent
 from stillhouse.schemas.errors import PermanentError
+from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.trainer import models
 
 START_SECONDS = 240
@@ -45,6 +46,7 @@ def stack_settings(loaded: context.Context, *, any_port: bool, model: Path | Non
     ports = ANY_PORT if any_port else StackSettings()
     return StackSettings(
         bootstrap_servers=loaded.external,
+        prefix=loaded.config.section("kafka", KafkaSettings).prefix,
         broker_port=ports.broker_port,
         page_port=ports.page_port,
         metrics_port=ports.metrics_port,

@@ -30,8 +30,10 @@ TEMPLATE = """<!doctype html>
 {{ counts("Trajectories by family", found.trajectories.families) }}
 {{ counts("Windows by state", found.windows) }}
 <h2>Students</h2>
-{% if found.students %}<ul>{% for name in found.students %}<li>{{ name }}</li>{% endfor %}</ul>{% else %}<p class="dim">none yet</p>{% endif %}
-<p class="dim">{{ found.state }} &middot; broker {{ found.bootstrap_servers or "-" }} &middot; the same as <a href="status.json">JSON</a></p>
+{% if found.students %}<ul>{% for name in found.students %}<li>{{ name }}</li>{% endfor %}</ul>
+{% else %}<p class="dim">none yet</p>{% endif %}
+<p class="dim">{{ found.state }} &middot; broker {{ found.bootstrap_servers or "-" }}
+&middot; the same as <a href="status.json">JSON</a></p>
 </body></html>
 """
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stillhouse.schemas.topics import EMBEDDED_PARTITIONS
+from stillhouse.sdk.kafka import KafkaSettings, apply_topics
+
 Ready = Mapping[str, Any]
 """What a process printed when it was ready: one JSON object."""
 
@@ -21,6 +24,7 @@ class Part:
         after: parts that must be ready first.
         port_of: takes the port out of this part's announcement, so that a restart keeps its address.
         ready_timeout: seconds until it must have announced itself.
+        prepare: what must be done before it starts, given what the parts before it announced; may block.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Part:
     after: tuple[str, ...] = ()
     port_of: Callable[[Ready], int] = field(default=lambda ready: port_in(str(ready.get("url", ""))))
     ready_timeout: float = 90.0
+    prepare: Callable[[Mapping[str, Ready]], None] = lambda ready: None
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class StackSettings:
 
     Args:
         bootstrap_servers: an Apache Kafka of the user's; None starts the embedded broker.
+        prefix: of the topics' names.
         model: folder of the student's base model; None leaves the student server out.
-        idle_seconds: `[ingest] park_after` of the stack's ingest, None for the configured one.
     """
 
     bootstrap_servers: str | None = None
@@ -62,6 +67,10 @@ def port_in(address: str) -> int:
 
 def _broker_port(ready: Ready) -> int:
     return port_in(str(ready["bootstrap_servers"]))
+
+
+def _metrics_port(ready: Ready) -> int:
+    return port_in(str(ready["metrics"]).removesuffix("/metrics"))
 
 
 def parts_of(state: Path, settings: StackSettings) -> tuple[Part, ...]:
@@ -94,8 +103,13 @@ def parts_of(state: Path, settings: StackSettings) -> tuple[Part, ...]:
     def page(ready: Mapping[str, Ready], port: int) -> tuple[str, ...]:
         return (sys.executable, "-m", "stillhouse.console.page", *common, "--port", str(port or settings.page_port))
 
+    def make_topics(ready: Mapping[str, Ready]) -> None:
+        # On the user's Kafka topics are the operator's decision (`stillhouse topics apply`); the embedded broker is ours.
+        if not settings.bootstrap_servers:
+            apply_topics(KafkaSettings(bootstrap_servers=bootstrap(ready), prefix=settings.prefix), partitions=EMBEDDED_PARTITIONS)
+
     own_broker = () if settings.bootstrap_servers else (Part("broker", broker, port_of=_broker_port),)
     needs_broker = tuple(p.name for p in own_broker)
     own_student = (Part("student", student, ready_timeout=180),) if settings.model else ()
-    metrics = Part("ingest", ingest, after=needs_broker, port_of=lambda ready: port_in(str(ready.get("metrics", ""))))
-    return (*own_broker, metrics, *own_student, Part("console", page))
+    stores = Part("ingest", ingest, needs_broker, port_of=_metrics_port, prepare=make_topics)
+    return (*own_broker, stores, *own_student, Part("console", page))

@@ -105,6 +105,7 @@ def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
 
 
 def create_time(pid: int) -> float:
+    """When a process started, in seconds since the epoch; 0 when there is none (any more)."""
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:

@@ -157,6 +157,7 @@ class Stack:
 
     async def _start_part(self, part: Part, port: int) -> None:
         self._on_event(StackEvent(part.name, "starting"))
+        await asyncio.to_thread(part.prepare, self._ready)
         log = self.state / "logs" / f"{part.name}.log"
         process = Process(part.name, part.command(self._ready, port), log, self.settings.environment)
         self._processes[part.name] = process
