@@ -1,0 +1,137 @@
+"""The engine generates what transformers generates, token for token, in whatever company and with whatever cache."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from stillhouse.serving.student.engine import Engine
+from stillhouse.serving.student.generation import Generation, Result, Sampling
+from stillhouse.serving.student.model import ServedModel
+from stillhouse.serving.student.scheduler import Limits
+from tests.serving.conftest import VOCABULARY, random_llama
+
+pytestmark = pytest.mark.model
+
+
+def prompts(n: int, seed: int = 0, low: int = 1, high: int = 40) -> list[tuple[int, ...]]:
+    r = random.Random(seed)
+    return [tuple(r.randrange(VOCABULARY) for _ in range(r.randint(low, high))) for _ in range(n)]
+
+
+def reference(prompt: Sequence[int], max_new: int) -> list[int]:
+    """What transformers' own greedy generation says, one sequence alone."""
+    ids = torch.tensor([list(prompt)])
+    out = random_llama().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new, do_sample=False, pad_token_id=0)
+    return out[0, len(prompt) :].tolist()
+
+
+def engine(*, kv_bytes: int = 1 << 24, **limits: object) -> Engine:
+    return Engine(ServedModel(random_llama(), resident=2), Limits(wait_s=0.0, **limits), kv_bytes)  # type: ignore[arg-type]
+
+
+def run(e: Engine, asked: Sequence[tuple[int, ...]], max_new: int = 12, **kw: object) -> list[Result]:
+    results: dict[int, Result] = {}
+    for i, prompt in enumerate(asked):
+        e.submit(Generation("", prompt, max_new, frozenset(), lambda r, i=i: results.__setitem__(i, r), **kw))  # type: ignore[arg-type, misc]
+    while len(results) < len(asked):
+        e.step()
+    return [results[i] for i in range(len(asked))]
+
+
+def test_alone_and_in_a_ragged_batch_equal_generate() -> None:
+    asked = prompts(9)
+    expected = [reference(p, 12) for p in asked]
+    assert [run(engine(), [p])[0].tokens for p in asked] == expected
+    assert [r.tokens for r in run(engine(batch=4), asked)] == expected
+
+
+def test_prefill_in_pieces_changes_nothing() -> None:
+    asked = prompts(4, seed=1, low=30, high=60)
+    assert [r.tokens for r in run(engine(prefill_tokens=7), asked)] == [reference(p, 12) for p in asked]
+
+
+def test_turns_of_a_conversation_reuse_their_keys_and_values() -> None:
+    e, conversations = engine(), prompts(3, seed=2)
+    for turn in range(3):
+        results = run(e, conversations)
+        assert [r.tokens for r in results] == [reference(p, 12) for p in conversations]
+        if turn:
+            assert [r.reused for r in results] == reusable
+        # The newest token was chosen but never computed; everything before it is there.
+        reusable = [len(p) + len(r.tokens) - 1 for p, r in zip(conversations, results, strict=True)]
+        extra = prompts(3, seed=10 + turn, low=2, high=9)
+        conversations = [p + tuple(r.tokens) + x for p, r, x in zip(conversations, results, extra, strict=True)]
+
+
+def test_a_shared_prefix_is_computed_once_even_when_all_come_at_the_same_time() -> None:
+    head = prompts(1, seed=3, low=100, high=100)[0]
+    asked = [head + p for p in prompts(5, seed=4, low=1, high=5)]
+    e = engine(prefill_tokens=40)
+    assert [r.tokens for r in run(e, asked)] == [reference(p, 12) for p in asked]
+    assert e.counters.prefilled < 100 + 5 * 6
+
+
+def test_no_room_for_a_cache_still_answers_right() -> None:
+    e = engine(kv_bytes=0)
+    asked = prompts(2, seed=5)
+    for _ in range(2):
+        assert [r.tokens for r in run(e, asked)] == [reference(p, 12) for p in asked]
+    assert (e.counters.reused, e.tree.bytes) == (0, 0)
+
+
+def test_lanes_grow_beyond_their_first_capacity() -> None:
+    asked = [*prompts(1, seed=6, low=250, high=250), *prompts(2, seed=7)]
+    assert [r.tokens for r in run(engine(), asked, max_new=20)] == [reference(p, 20) for p in asked]
+
+
+def test_prompt_scores_are_the_models_own_and_need_no_generation() -> None:
+    prompt = prompts(1, seed=8, low=30, high=30)[0]
+    e = engine(prefill_tokens=8)
+    run(e, [prompt])  # fills the cache, which scoring must not use
+    result = run(e, [prompt], max_new=0, logprobs=2, score_prompt=True)[0]
+    with torch.inference_mode():
+        scores = torch.log_softmax(random_llama()(torch.tensor([prompt])).logits[0], -1)
+    expected = [scores[i, t].item() for i, t in enumerate(prompt[1:])]
+    assert result.prompt_logprobs[0] is None
+    got = [x for x in result.prompt_logprobs if x]
+    assert [x.logprob for x in got] == pytest.approx(expected, abs=1e-4)
+    assert [x.top[0][0] for x in got] == scores[:-1].argmax(-1).tolist()
+    assert result.tokens == []
+
+
+def test_a_seed_makes_sampled_tokens_repeatable_in_any_company() -> None:
+    prompt, others = prompts(1, seed=9)[0], prompts(3, seed=11)
+    seeded = Sampling(temperature=1.0, top_p=0.9, seed=5)
+    alone = run(engine(), [prompt], sampling=seeded)[0].tokens
+    assert run(engine(), [*others, prompt], sampling=seeded)[-1].tokens == alone
+    assert run(engine(), [prompt], sampling=Sampling(temperature=1.0, seed=6))[0].tokens != alone
+
+
+def test_a_nucleus_of_nothing_but_the_best_token_is_greedy() -> None:
+    prompt = prompts(1, seed=12)[0]
+    assert run(engine(), [prompt], sampling=Sampling(temperature=1.0, top_p=1e-9, seed=1))[0].tokens == reference(prompt, 12)
+
+
+def test_stop_tokens_end_a_generation() -> None:
+    prompt = prompts(1, seed=13)[0]
+    expected = reference(prompt, 12)
+    results: list[Result] = []
+    e = engine()
+    e.submit(Generation("", prompt, 12, frozenset({expected[3]}), results.append))
+    while not results:
+        e.step()
+    assert results[0].tokens == expected[: expected.index(expected[3]) + 1]
+    assert results[0].finish == "stop"
+
+
+def test_cancelled_work_frees_its_lane() -> None:
+    results: list[Result] = []
+    e = engine(batch=1)
+    key = e.submit(Generation("", (1, 2, 3), 400, frozenset(), results.append))
+    e.step()
+    e.cancel(key)
+    e.cancel(key)
+    assert [r.finish for r in results] == ["abort"]
+    assert len(run(e, [(4, 5)])[0].tokens) == 12
