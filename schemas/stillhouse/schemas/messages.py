@@ -11,12 +11,16 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call of a tool. `arguments` is an object; `raw_arguments` keeps what a model wrote when that was no JSON object."""
+    """One call of a tool. `arguments` is an object; `raw_arguments` keeps what a model wrote when that was no JSON object.
+
+    `extra` carries unknown wire fields.
+    """
 
     id: str
     name: str
     arguments: dict[str, Any] = {}
     raw_arguments: str | None = None
+    extra: dict[str, Any] = {}
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

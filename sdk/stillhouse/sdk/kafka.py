@@ -238,7 +238,9 @@ def _drift(admin: Any, topics: dict[str, Topic], counts: dict[str, int], existin
             for key, value in topics[name].config.items()
             if key not in config or config[key].value != value
         ]
-        if (count := len(existing[name].partitions)) != counts[name]:
+        # A topic made a moment ago may not be in the metadata of the broker that answered.
+        count = len(existing[name].partitions) if name in existing else counts[name]
+        if count != counts[name]:
             differs.insert(0, f"partitions: {count} (ours: {counts[name]}; never grown, more means a new prefix)")
         found[name] = tuple(differs)
     return found
