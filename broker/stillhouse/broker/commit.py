@@ -44,6 +44,13 @@ class GroupCommit:
             self._round = asyncio.create_task(self._flush())
         await asyncio.shield(self._round)
 
+    async def drain(self) -> None:
+        """Return once no round is under way. For the broker's stop, when nobody writes any more."""
+        while self._round is not None:
+            await asyncio.shield(self._round)
+        async with self._one_at_a_time:
+            pass
+
     def _mark(self, logs: set[Syncable]) -> None:
         for item in logs:
             descriptor, durable = item.begin_sync()
@@ -54,7 +61,7 @@ class GroupCommit:
         await asyncio.sleep(DELAY_S)
         async with self._one_at_a_time:
             dirty, self._dirty, self._round = self._dirty, set(), None
-            begun = [(item, *item.begin_sync()) for item in dirty]
+            begun = [(item, *item.begin_sync()) for item in dirty if not item.broken]  # a topic may have been deleted meanwhile
             errors = await asyncio.to_thread(_sync_all, [descriptor for _, descriptor, _ in begun])
             for (item, _, durable), error in zip(begun, errors, strict=True):
                 if error is None:

@@ -1,11 +1,11 @@
 """One client connection: frames in, requests dispatched, answers out in the order of their requests."""
 
 import asyncio
-import contextlib
 import logging
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from stillhouse.broker.api import Context, admin, data, groups
 from stillhouse.broker.codec import Chunks, DecodeError, Message, Reader
@@ -48,24 +48,26 @@ class Connection:
 
     async def serve(self) -> None:
         """Read and answer requests. A request that can't be understood ends this connection and nothing else."""
-        answering = asyncio.create_task(self._answer())
+        reading, answering = asyncio.create_task(self._read()), asyncio.create_task(self._answer())
         try:
-            await self._read(answering)
-        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
-            pass  # the client went away: how connections end
-        except DecodeError as error:
-            log.warning("connection from %s closed: %s", self.peer, error)
+            await asyncio.wait({reading, answering}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # what was read is begun, so that a producer that sends and leaves (acks=0) is heard
         finally:
-            answering.cancel()
-            while not self._answers.empty():
-                self._answers.get_nowait().cancel()
-            await asyncio.gather(answering, return_exceptions=True)
-            self.writer.close()
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                await self.writer.wait_closed()
+            waiting = [reading, answering, *(self._answers.get_nowait() for _ in range(self._answers.qsize()))]
+            for task in waiting:
+                task.cancel()
+            self._report(await asyncio.gather(*waiting, return_exceptions=True))
+            self.writer.transport.abort()
 
-    async def _read(self, answering: asyncio.Task[None]) -> None:
-        while not answering.done():
+    def _report(self, outcomes: list[Any]) -> None:
+        for error in (outcome for outcome in outcomes if isinstance(outcome, Exception)):
+            if isinstance(error, DecodeError):
+                log.warning("connection from %s closed: %s", self.peer, error)
+            elif not isinstance(error, (asyncio.IncompleteReadError, ConnectionError, TimeoutError)):  # those end every connection
+                log.error("connection from %s closed: a request failed", self.peer, exc_info=error)
+
+    async def _read(self) -> None:
+        while True:
             size = int.from_bytes(await self.reader.readexactly(4), "big", signed=True)
             if not _HEAD.size <= size <= MAX_FRAME:
                 raise DecodeError(f"a frame of {size} bytes; is this a Kafka client without TLS?")
@@ -74,18 +76,10 @@ class Connection:
             await self._answers.put(asyncio.create_task(self._handle(frame)))
 
     async def _answer(self) -> None:
-        try:
-            while True:
-                task = await self._answers.get()
-                try:
-                    chunks = await task
-                finally:
-                    task.cancel()
-                self.writer.writelines(chunks)
-                await self.writer.drain()
-        except (ConnectionError, DecodeError) as error:
-            log.info("connection from %s closed: %s", self.peer, error)
-            self.reader.feed_eof()
+        while True:
+            task = await self._answers.get()
+            self.writer.writelines(await task)
+            await self.writer.drain()
 
     async def _handle(self, frame: bytes) -> Chunks:
         reader = Reader(frame)

@@ -2,7 +2,8 @@
 
 from stillhouse.broker.codec import Message
 from stillhouse.broker.errors import Code, KafkaError
-from stillhouse.broker.group import Client, Group, Reply, State
+from stillhouse.broker.group import Group
+from stillhouse.broker.member import Client, Reply, State
 from stillhouse.broker.offsets import Committed, Offsets, Place
 
 MIN_SESSION_MS, MAX_SESSION_MS = 6_000, 1_800_000  # Kafka's own bounds

@@ -49,8 +49,10 @@ def replace_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`, or None where there is no such file. Raises ValueError for a damaged one."""
+    """The JSON in `path`, or None where there is no such file. Raises ValueError, naming the file, for a damaged one."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from error

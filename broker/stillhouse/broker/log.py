@@ -191,9 +191,9 @@ class PartitionLog:
     # --- retention
 
     def retain(self, config: TopicConfig, now_ms: int) -> None:
-        """Delete whole segments from the start: too old by their newest record (also the active one), or, sealed ones, beyond retention.bytes.
+        """Delete whole segments from the start. Raises OSError.
 
-        Raises OSError.
+        By their newest record too old (also the active one), or, sealed ones only, beyond retention.bytes.
         """
 
         def old(segment: Segment) -> bool:

@@ -31,7 +31,8 @@ class Producers:
     def repeated(self, batch: Batch) -> tuple[int, int] | None:
         """(base offset, append time) that an already stored `batch` got, None if it is new and next.
 
-        Raises KafkaError: INVALID_PRODUCER_EPOCH for a fenced epoch, OUT_OF_ORDER_SEQUENCE_NUMBER for a gap or a repeat too old to be known.
+        Raises KafkaError: INVALID_PRODUCER_EPOCH for a fenced epoch, OUT_OF_ORDER_SEQUENCE_NUMBER for a gap or for a repeat too old
+        to be known.
         """
         if batch.producer_id == NO_PRODUCER:
             return None

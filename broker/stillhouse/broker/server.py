@@ -1,6 +1,7 @@
 """The embedded broker as a whole: start, serve, stop; and its command line.
 
-One broker on one machine for laptops, demos and tests. It is not a production engine: who outgrows it points `bootstrap_servers` at Apache Kafka.
+One broker on one machine for laptops, demos and tests. It is not a production engine: who outgrows it points
+`bootstrap_servers` at Apache Kafka.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -46,9 +48,7 @@ class Broker:
         """Open the folder and listen; the answer is `bootstrap_servers`. Raises BrokerError."""
         if not _is_loopback(self.host):
             if not self.expose:
-                raise BrokerError(
-                    f"{self.host} is not a loopback address: anybody who reaches it may read and write; add --expose to do so"
-                )
+                raise BrokerError(f"{self.host} is not a loopback address: whoever reaches it reads and writes; add --expose to allow that")
             log.warning("LISTENING ON %s WITHOUT TLS OR LOGIN: anybody who reaches it may read, write and delete everything", self.host)
         self.state = BrokerState(self.directory, _now_ms(), fsync=self.fsync, default_partitions=self.partitions)
         self._commit = GroupCommit(fsync=self.fsync)
@@ -56,9 +56,8 @@ class Broker:
             self._server = await asyncio.start_server(self._accept, self.host, self.port, limit=1024 * 1024)
         except OSError as error:
             self.state.close(_now_ms())
-            raise BrokerError(
-                f"can't listen on {self.host}:{self.port}: {error.strerror or error}; give another --port (0: a free one)"
-            ) from error
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise BrokerError(f"can't listen on {self.host}:{self.port}: {why}; give another --port (0: a free one)") from error
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._run(self._every(TICK_S, self._tick))
         self._run(self._every(self.retention_s, lambda: self.state.topics.retain(_now_ms())))
@@ -93,8 +92,8 @@ class Broker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._server.wait_closed(), 5)
+        await self._server.wait_closed()
+        await self._commit.drain()
         self.state.close(_now_ms())
 
 
@@ -125,6 +124,9 @@ def run_broker(broker: Broker) -> int:
 
     Returns the exit code: 0 after a stop on request, 1 when it could not start (one line on standard error says why).
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # where the limit can't be raised fewer partitions fit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         asyncio.run(_serve(broker))
     except BrokerError as error:

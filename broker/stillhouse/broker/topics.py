@@ -13,7 +13,7 @@ from stillhouse.broker.log import PartitionLog
 
 log = logging.getLogger("stillhouse.broker")
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-MAX_PARTITIONS = 1000  # two open files each
+MAX_PARTITIONS = 1000  # of one topic; each is an open file
 
 
 class Topic:

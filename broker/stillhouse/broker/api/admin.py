@@ -25,9 +25,8 @@ async def metadata(request: Message, context: Context) -> Message:
         if name not in topics.by_name:
             code = Code.UNKNOWN_TOPIC_OR_PARTITION
             if context.auto_create and request["auto_create"]:
-                code = _create(context, {"name": name, "partitions": -1, "replication": -1, "configs": []}, dry=False).get(
-                    "error", Code.NONE
-                )
+                wanted: Message = {"name": name, "partitions": -1, "replication": -1, "configs": []}
+                code = _create(context, wanted, dry=False).get("error", Code.NONE)
         partitions = [
             {"index": index, "leader": NODE, "replicas": [NODE], "isr": [NODE]}
             for index in range(len(topics.by_name[name].partitions) if code is Code.NONE else 0)

@@ -79,20 +79,16 @@ def _watchable(request: Message, context: Context) -> list[PartitionLog]:
     return [partitions[index] for partitions, index in asked if 0 <= index < len(partitions)]
 
 
+_NOTHING: Message = {"high_watermark": -1, "last_stable": -1, "start": -1, "preferred_replica": -1, "records": b""}
+
+
 def _read_all(request: Message, context: Context) -> tuple[list[Message], int, bool]:
     """(the answer's topics, bytes of records in it, whether it must go out at once)."""
     topics, size, urgent = [], 0, False
     for topic in request["topics"]:
         partitions = []
         for p in topic["partitions"]:
-            answer: Message = {
-                "index": p["index"],
-                "high_watermark": -1,
-                "last_stable": -1,
-                "start": -1,
-                "preferred_replica": -1,
-                "records": b"",
-            }
+            answer = {"index": p["index"], **_NOTHING}
             try:
                 log = context.state.topics.partition(topic["name"], p["index"])
                 answer |= {"high_watermark": log.high_watermark, "last_stable": log.high_watermark, "start": log.start}

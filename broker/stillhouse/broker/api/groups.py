@@ -6,7 +6,7 @@ from stillhouse.broker.api import NO_OPERATIONS, NODE, Context
 from stillhouse.broker.codec import Message
 from stillhouse.broker.commit import refuse_broken
 from stillhouse.broker.errors import Code, KafkaError
-from stillhouse.broker.group import Client
+from stillhouse.broker.member import Client
 from stillhouse.broker.offsets import Place
 
 _GROUP = 0
