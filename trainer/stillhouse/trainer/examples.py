@@ -31,7 +31,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a training set.
 
     `key` is the trajectory's; `step` the index of the supervised action when `fit` cut the trajectory into steps, else None.
-    `plan` is the sequence of tools used, `tokens` the number of supervised tokens as rendered, `weight` the mean-one weight of each of them.
+    `plan` is the sequence of tools used, `tokens` the number of supervised tokens as rendered, `weight` the weight of each of
+    them (one on average over a window).
     `recovery` marks a trajectory that keeps a failed call as context; `source` names the policy that acted.
     """
 

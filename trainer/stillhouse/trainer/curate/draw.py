@@ -1,0 +1,89 @@
+"""Stage `draw`, only where a window asks for a number of examples: new ones by family weight, earlier ones replayed uniformly.
+
+What is not drawn returns to the pool: it is not used up, and the next window sees it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import msgspec
+
+from stillhouse.trainer.curate.draft import Draft, chance
+from stillhouse.trainer.curate.stage import StageResult, decide
+
+NEW, AGAIN = "over_quota", "not_replayed"
+
+
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
+    """What a window draws.
+
+    Attributes:
+        size: new examples; None takes all.
+        weights: a family's part of them; families that are not named weigh 1. None draws in the order of time alone.
+        replay: replayed examples for each new one; None takes all.
+        salt: what makes one window's draw of earlier examples differ from another's.
+    """
+
+    size: int | None = None
+    weights: dict[str, float] | None = None
+    replay: float | None = None
+    salt: str = ""
+
+
+def draw(drafts: Sequence[Draft], quota: Quota, seed: int) -> StageResult:
+    """Draw new examples oldest first, within each family as many as its weight gives, and earlier ones by a hash."""
+    new = sorted((d for d in drafts if not d.again), key=lambda d: (d.trajectory.first_occurred_at, d.key))
+    old = sorted((d for d in drafts if d.again), key=lambda d: (chance(seed, "replay", quota.salt, d.key), d.key))
+    drawn = {d.key for d in _new(new, quota)}
+    count = len(old) if quota.replay is None else round(quota.replay * len(drawn))
+    drawn |= {d.key for d in _by_family(old, shares(count, dict.fromkeys(_sizes(old), 1.0), _sizes(old)))}
+    gone = {d.key: AGAIN if d.again else NEW for d in drafts if d.key not in drawn}
+    families = _sizes([d for d in drafts if d.key in drawn and not d.again])
+    notes = {"new": families, "replayed": _sizes([d for d in drafts if d.key in drawn and d.again])}
+    return decide("draw", drafts, lambda d: gone.get(d.key), notes)
+
+
+def shares(total: int, weights: Mapping[str, float], available: Mapping[str, int]) -> dict[str, int]:
+    """Split a number by weights, never more than is available; what one family lacks goes to the others by their weights.
+
+    Largest remainders decide, ties by name; a family without a weight weighs 1.
+    """
+    given = dict.fromkeys(sorted(available), 0)
+    left = min(total, sum(available.values()))
+    while left:
+        free = {f: Fraction(weights.get(f, 1.0)) for f in given if given[f] < available[f]}
+        weight = sum(free.values()) or Fraction(1)
+        exact = {f: (w if any(free.values()) else Fraction(1, len(free))) * left / weight for f, w in free.items()}
+        whole = {f: min(int(x), available[f] - given[f]) for f, x in exact.items()}
+        if not any(whole.values()):
+            best = sorted(exact, key=lambda f: (-exact[f], f))[:left]
+            whole = dict.fromkeys(best, 1)
+        for family, n in whole.items():
+            given[family] += n
+            left -= n
+    return given
+
+
+def _new(new: Sequence[Draft], quota: Quota) -> Sequence[Draft]:
+    if quota.size is None:
+        return new
+    if quota.weights is None:
+        return new[: quota.size]
+    return _by_family(new, shares(quota.size, quota.weights, _sizes(new)))
+
+
+def _by_family(drafts: Sequence[Draft], counts: Mapping[str, int]) -> list[Draft]:
+    left = dict(counts)
+    out = []
+    for draft in drafts:
+        if left.get(draft.family, 0) > 0:
+            left[draft.family] -= 1
+            out.append(draft)
+    return out
+
+
+def _sizes(drafts: Sequence[Draft]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for draft in drafts:
+        counts[draft.family] = counts.get(draft.family, 0) + 1
+    return dict(sorted(counts.items()))

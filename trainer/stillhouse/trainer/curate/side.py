@@ -1,0 +1,49 @@
+"""Stage `side`: which tasks may be trained on. Decided on tasks and before any filter, so that the teacher's failures are held out too."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+from stillhouse.schemas.trajectory import Trajectory
+from stillhouse.trainer.curate.draft import Draft, draft_of
+from stillhouse.trainer.curate.literals import fold
+from stillhouse.trainer.curate.stage import StageResult, decide
+from stillhouse.trainer.examples import Side
+from stillhouse.trainer.ledger import LeaderLedger, TaskText
+
+
+def task_key(trajectory: Trajectory) -> str:
+    """The task's id, else a hash of tenant, family, folded instruction and first tool result."""
+    if trajectory.task.id is not None:
+        return trajectory.task.id
+    result = next((m.text for s in trajectory.steps for m in s.observation if m.role == "tool"), "")
+    parts = (trajectory.tenant, trajectory.task.family or "", fold(instruction(trajectory)), result)
+    return blake2b("\x00".join(parts).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def instruction(trajectory: Trajectory) -> str:
+    """What was asked: the task's instruction, else the first user message."""
+    if trajectory.task.instruction is not None:
+        return trajectory.task.instruction
+    return next((m.text for m in trajectory.messages() if m.role == "user"), "")
+
+
+def tasks_of(trajectories: Iterable[Trajectory]) -> list[TaskText]:
+    """The tasks of trajectories, for the ledger."""
+    return [TaskText(tenant=t.tenant, family=t.task.family or "", task_key=task_key(t), text=fold(instruction(t))) for t in trajectories]
+
+
+def placed(trajectories: Iterable[Trajectory], ledger: LeaderLedger, again: frozenset[str] = frozenset()) -> list[Draft]:
+    """Trajectories as drafts, each with its task's place, in the order of their keys. `again` names those trained on before."""
+    drafts = []
+    for trajectory in sorted(trajectories, key=lambda t: t.key):
+        key = task_key(trajectory)
+        place = ledger.place(trajectory.tenant, trajectory.task.family or "", key)
+        if place is None:
+            raise LookupError(f"the ledger has no place for task {key}: assign the tasks of a window before its trajectories are placed")
+        drafts.append(draft_of(trajectory, task_key=key, leader=place.leader, side=place.side, again=trajectory.key in again))
+    return drafts
+
+
+def side(drafts: Sequence[Draft], wanted: Side = Side.TRAIN) -> StageResult:
+    """Keep one side; the others are dropped under the name of theirs."""
+    return decide("side", drafts, lambda d: None if d.side is wanted else d.side.value)
