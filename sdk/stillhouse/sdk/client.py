@@ -1,0 +1,323 @@
+"""The client: what an agent calls. Nothing here blocks or raises into the agent, but for wrong settings at construction and `close`."""
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import uuid_utils
+
+from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.events import AgentEvent, ClientReport, FeedbackSource, Outcome, Policy, Task
+from stillhouse.schemas.topics import EVENTS
+from stillhouse.sdk.config import Config
+from stillhouse.sdk.handover import Draft, Handover, snapshot
+from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, topic_name
+from stillhouse.sdk.limits import Limits
+from stillhouse.sdk.redaction import Redactor
+from stillhouse.sdk.stats import ClientStats, CloseReport, Counters, Refusal
+from stillhouse.sdk.trajectory import Trajectory
+from stillhouse.sdk.worker import Setup, Worker
+
+_log = logging.getLogger("stillhouse.sdk")
+# No timeout of the library's own: the spool keeps what waits, and a timeout would only send it there.
+_PRODUCER: dict[str, Any] = {"message.timeout.ms": 0, "linger.ms": 5, "reconnect.backoff.max.ms": 2000}
+_EXIT_TIMEOUT_S = 2.0
+_GRACE_S = 5.0  # after the deadline of close: the last write to disk and the end of the library's threads
+_CLIENTS: "weakref.WeakSet[Client]" = weakref.WeakSet()
+
+
+class Client:
+    """Sends an agent's events. One for each process is enough; threads and tasks may share it.
+
+    Args:
+        bootstrap_servers: the broker's address; without it and without `settings`, `[kafka]` of the configuration.
+        tenant: whose data this is.
+        agent: this agent's name and version.
+        policy: who acts, where an event does not say otherwise.
+        spool: folder for what cannot be sent yet; default `spool/` of the state folder. One for each destination: the next client on
+            it sends what an ended process left there.
+        settings: TLS, SASL, prefix and so on; `bootstrap_servers` wins over the one in it.
+        redaction: what to take out of texts; default: common secrets.
+        limits: bounds and times.
+        way_in: the way these events came, for the records' headers.
+        clock: nanoseconds since the epoch.
+
+    Raises:
+        PermanentError: the settings are wrong, or the spool cannot be made. A broker that is away is no error.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str | None = None,
+        *,
+        tenant: str = "default",
+        agent: str = "",
+        policy: Policy = Policy(),  # noqa: B008 - frozen
+        spool: Path | str | None = None,
+        settings: KafkaSettings | None = None,
+        redaction: Redactor | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        way_in: str = "sdk",
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if settings is None:
+            settings = KafkaSettings() if bootstrap_servers else Config.load().section("kafka", KafkaSettings)
+        if bootstrap_servers:
+            settings = msgspec.structs.replace(settings, bootstrap_servers=bootstrap_servers)
+        if not tenant:
+            raise PermanentError("a client needs a tenant", fix='Leave it out for the tenant "default".')
+        self._limits, self._clock = limits, clock
+        self._setup = Setup(
+            kafka=confluent_producer_args(settings, **_PRODUCER | settings.extra),
+            topic=topic_name(settings, EVENTS),
+            spool=Path(spool) if spool is not None else Config.load().state_dir("spool"),
+            tenant=tenant,
+            agent=agent,
+            policy=policy,
+            way_in=way_in,
+            redactor=redaction or Redactor(),
+            limits=limits,
+            report=self._client_report,
+        )
+        self._lock = threading.Lock()
+        self._closed: CloseReport | None = None
+        self._closing = False
+        self._reset()
+        self._start()
+        _CLIENTS.add(self)
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def _reset(self) -> None:
+        self._handover = Handover(self._limits.queue_events, self._limits.queue_bytes)
+        self._counters = Counters()
+        self._worker: Worker | None = None
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._worker is None:
+                worker = Worker(self._setup, self._handover, self._counters)
+                self._thread = threading.Thread(target=worker.run, name="stillhouse-sdk", daemon=True)
+                self._thread.start()
+                self._worker = worker
+
+    def trajectory(
+        self,
+        task: str | Mapping[str, Any] | Task | None = None,
+        *,
+        tools: Sequence[Any] = (),
+        system_prompt: str | None = None,
+        family: str | None = None,
+        trajectory_id: str | None = None,
+        policy: Policy | None = None,
+        attempt: int = 1,
+        parent_trajectory: str | None = None,
+        resume_step: int | None = None,
+        environment: str | None = None,
+        subject: str | None = None,
+        traceparent: str | None = None,
+    ) -> Trajectory:
+        """Begin a run, and say so.
+
+        Args:
+            task: what the agent was asked: a text, or id, family and instruction.
+            tools: OpenAI tool definitions.
+            system_prompt: the agent's.
+            family: the kind of task, when `task` does not name it.
+            trajectory_id: an id of your own; it must be unique within the tenant.
+            policy: who acts in this run.
+            attempt: 1 for the first try of this task.
+            parent_trajectory: the run that this one repeats or resumes.
+            resume_step: the step of the parent that it resumes at.
+            environment: simulator and version, when there is one.
+            subject: whose data it is, already a pseudonym; what erasure goes by.
+            traceparent: W3C trace context.
+        """
+        run = Trajectory(self._take, trajectory_id or str(uuid_utils.uuid7()), task, family, policy, traceparent)
+        fields = {
+            "task": task,
+            "family": family,
+            "tools": tools,
+            "system_prompt": system_prompt,
+            "attempt": attempt,
+            "parent_trajectory": parent_trajectory,
+            "resume_step": resume_step,
+            "environment": environment,
+            "subject": subject,
+        }
+        run.send("start", fields)
+        return run
+
+    def feedback(
+        self,
+        trajectory_id: str,
+        *,
+        outcome: Outcome | str | bool | None = None,
+        reward: float | None = None,
+        source: FeedbackSource | str = FeedbackSource.UNKNOWN,
+        source_version: str = "",
+        step: int | None = None,
+        label: str | None = None,
+        revises: str | None = None,
+        retracted: bool = False,
+    ) -> str | None:
+        """Judge a run: before, during or long after it.
+
+        Args:
+            trajectory_id: the run's.
+            outcome: success, failure, aborted, unknown; or True and False for the first two.
+            reward: any number.
+            source: who judges: verifier, user, proxy, judge.
+            source_version: which version of it.
+            step: the step that is judged, when it is not the whole.
+            label: a word about it.
+            revises: the event id of an earlier feedback that this one replaces.
+            retracted: that one is taken back and nothing put in its place.
+
+        Returns:
+            The event id, or None when the event was refused (counted in `stats`).
+        """
+        fields = {
+            "outcome": outcome,
+            "reward": reward,
+            "source": source,
+            "source_version": source_version,
+            "step": step,
+            "label": label,
+            "revises": revises,
+            "retracted": retracted,
+        }
+        return self._take("feedback", trajectory_id, fields, None)
+
+    def emit(self, event: AgentEvent) -> bool:
+        """Hand over a whole event, as importers do. False when it was refused (counted in `stats`)."""
+        return self._put(event)
+
+    def _take(self, kind: str, trajectory_id: str, fields: Any, policy: Policy | None, refuse: Refusal | None = None) -> str | None:
+        """Hand over the draft of an event, or count why its maker refuses it; gives its event id."""
+        if refuse is not None:
+            self._refused(refuse)
+            return None
+        event_id = str(uuid_utils.uuid7())
+        return event_id if self._put(Draft(kind, event_id, trajectory_id, self._clock() // 1000, fields, policy)) else None
+
+    def _put(self, event: Draft | AgentEvent) -> bool:
+        if self._closing:
+            return self._refused(Refusal.CLOSED)
+        try:
+            if self._worker is None:  # the first event after a fork
+                self._start()
+            if self._handover.put(snapshot(event)):
+                return True
+        except Exception as error:  # noqa: BLE001 - whatever the agent passed, it must not notice
+            return self._refused(Refusal.BAD_INPUT, type(error).__name__)
+        return self._refused(Refusal.QUEUE_FULL)
+
+    def _refused(self, why: Refusal, detail: str = "") -> bool:
+        if self._counters.refuse(why):
+            _log.error("an event is not taken: %s%s; further ones are only counted", why, f" ({detail})" if detail else "")
+        return False
+
+    @property
+    def stats(self) -> ClientStats:
+        """This moment's numbers."""
+        counters, worker = self._counters, self._worker
+        return ClientStats(
+            emitted=self._handover.accepted,
+            sent=counters.sent,
+            spooled=counters.spooled,
+            waiting=worker.left if worker is not None else self._handover.waiting,
+            adopted=counters.adopted,
+            rejected=counters.rejected(),
+            redacted=counters.redacted(),
+        )
+
+    def flush(self, timeout: float = 10.0) -> int:
+        """Wait until everything emitted before is acknowledged; gives how many events are left (on their way or in the spool)."""
+        worker = self._worker
+        if worker is None or self._closing:
+            return 0 if self._closed is None else self._closed.left
+        waiter = threading.Event()
+        self._handover.call(lambda: worker.flush(waiter))
+        return 0 if waiter.wait(timeout) else worker.left
+
+    def close(self, timeout: float = 10.0) -> CloseReport:
+        """Send what is left, for at most about `timeout` seconds; what is not acknowledged then stays in the spool. Safe to call twice."""
+        with self._lock:
+            if self._closed is not None:
+                return self._closed
+            self._closing = True
+            worker, thread = self._worker, self._thread
+            if worker is not None and thread is not None:
+                deadline = time.monotonic() + timeout
+                self._handover.call(lambda: worker.stop(deadline))
+                thread.join(timeout + _GRACE_S)
+                if thread.is_alive():
+                    _log.error("the sender's thread did not end in time: what it holds in memory may be lost with the process")
+            left = worker.left if worker is not None else 0
+            self._closed = CloseReport(sent=self._counters.sent, left=left, rejected=self._counters.rejected())
+            return self._closed
+
+    async def aclose(self, timeout: float = 10.0) -> CloseReport:
+        """`close` without blocking the event loop."""
+        return await asyncio.to_thread(self.close, timeout)
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close, without blocking the event loop."""
+        await self.aclose()
+
+    def _client_report(self, dropped: dict[str, int]) -> AgentEvent:
+        return AgentEvent(
+            event_id=str(uuid_utils.uuid7()),
+            tenant=self._setup.tenant,
+            trajectory_id=f"client-{uuid_utils.uuid7()}",
+            occurred_at=self._clock() // 1000,
+            agent=self._setup.agent,
+            body=ClientReport(dropped=dropped),
+        )
+
+    def _after_fork(self) -> None:
+        """In the child: the thread is gone, and queue, producer and spool are the parent's."""
+        self._lock = threading.Lock()
+        if self._worker is not None:
+            self._worker.forget()
+            # The library's handle must never be destroyed here (it would wait for threads that only the parent has).
+            _PARENTS.append(self._worker)
+        self._reset()
+
+
+_PARENTS: list[Worker] = []
+
+
+def _close_at_exit(client: "weakref.ref[Client]") -> None:
+    if (alive := client()) is not None:
+        alive.close(_EXIT_TIMEOUT_S)
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_CLIENTS):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
