@@ -194,4 +194,4 @@ def _plain(settings: CurationSettings) -> dict[str, Any]:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(msgspec.to_builtins(value, str_keys=True), order="deterministic")).hexdigest()
