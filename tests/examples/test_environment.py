@@ -98,7 +98,7 @@ NAMES = [t["function"]["name"] for t in TOOLS]
 
 @given(
     st.sampled_from(NAMES) | st.text(),
-    json_values | st.fixed_dictionaries({}, optional={key: json_values for key in ("id", "email", "address", "amount", "topic")}),
+    json_values | st.fixed_dictionaries({}, optional={key: json_values for key in ("id", "email", "address", "amount")}),
 )
 @settings(max_examples=300, deadline=None)
 def test_garbage_is_answered_with_an_error_and_changes_nothing(name: str, arguments: object) -> None:
@@ -108,11 +108,9 @@ def test_garbage_is_answered_with_an_error_and_changes_nothing(name: str, argume
     result = desk.call(name, arguments)
     assert json.dumps(result)
     after = msgspec.json.decode(desk.snapshot())
-    if "error" in result:
-        assert (after["orders"], after["effects"]) == (before["orders"], before["effects"])
-        assert (desk.calls, desk.errors) == (1, 1)
-    else:
-        assert name == "get_rule"  # the only tool that a stranger's values can satisfy
+    assert set(result) == {"error"}
+    assert (after["orders"], after["effects"]) == (before["orders"], before["effects"])
+    assert (desk.calls, desk.errors) == (1, 1)
 
 
 @pytest.mark.parametrize("task", TASKS[: len(FAMILIES)], ids=lambda t: t.family)
@@ -159,5 +157,5 @@ def test_read_only_tools_change_nothing() -> None:
     before = msgspec.json.decode(desk.snapshot())["orders"]
     for name in READ_ONLY:
         arguments = {"email": task.email} if name in ("find_orders", "get_customer") else {"id": task.orders[0].id}
-        assert "error" not in desk.call(name, {"topic": "lost"} if name == "get_rule" else arguments)
+        assert "error" not in desk.call(name, arguments)
     assert msgspec.json.decode(desk.snapshot())["orders"] == before

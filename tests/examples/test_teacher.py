@@ -17,7 +17,6 @@ from stillhouse.examples.order_desk.expert import answer
 from stillhouse.examples.order_desk.pricing import NOTICE, STAND_IN, cost_micro_usd
 from stillhouse.examples.order_desk.tasks import make_tasks
 from stillhouse.examples.order_desk.tools import SYSTEM_PROMPT
-from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.events import Usage
 
 LATENCY_MS = 40
@@ -66,7 +65,8 @@ def test_it_answers_as_the_pure_function_does_and_counts_tokens(client: openai.O
 
 
 def test_a_stream_adds_up_to_the_whole_answer(client: openai.OpenAI) -> None:
-    for messages in (MESSAGES, [{"role": "user", "content": "no address"}]):
+    reply: Any = [{"role": "user", "content": "no address"}]
+    for messages in (MESSAGES, reply):
         whole = client.chat.completions.create(model=STAND_IN, messages=messages, tools=TOOLS)
         with client.chat.completions.stream(
             model=STAND_IN, messages=messages, tools=TOOLS, stream_options={"include_usage": True}
@@ -128,5 +128,4 @@ def test_costs_are_list_prices() -> None:
     usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
     assert cost_micro_usd(usage, STAND_IN) == cost_micro_usd(usage, "gpt-4o") == 12_500_000
     assert cost_micro_usd(Usage(input_tokens=1_000_000, output_tokens=0, cached_tokens=1_000_000), STAND_IN) == 1_250_000
-    with pytest.raises(UsageError, match="no list price"):
-        cost_micro_usd(usage, "no-such-model")
+    assert cost_micro_usd(usage, "no-such-model") is None

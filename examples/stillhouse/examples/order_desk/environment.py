@@ -14,7 +14,7 @@ from stillhouse.schemas.errors import PermanentError
 
 ENVIRONMENT = "order-desk/1"  # of TrajectoryStarted: a snapshot belongs to this version
 _PARAMETERS: dict[str, frozenset[str]] = {t["function"]["name"]: frozenset(t["function"]["parameters"]["properties"]) for t in TOOLS}
-_RULES = {"cancel": "R-12", "address": "R-23", "refund": "R-34", "replace": "R-45", "lost": "R-56"}
+_RULES = {"processing": "R-12", "shipped": "R-23", "delivered": "R-34", "cancelled": "R-45"}
 
 
 class OrderState(msgspec.Struct, kw_only=True):
@@ -125,9 +125,6 @@ class Desk:
             return {"error": "unknown tool"}
         if not isinstance(arguments, Mapping) or frozenset(arguments) != _PARAMETERS[name]:
             return {"error": "bad arguments"}
-        if "topic" in arguments:
-            rule = _RULES.get(str(arguments["topic"]))
-            return {"rule": rule} if rule else {"error": "no such topic"}
         if "email" in arguments:
             return self._about_customer(name, str(arguments["email"]))
         order = self._orders.get(str(arguments["id"]))
@@ -159,6 +156,10 @@ def _track(order: OrderState) -> dict[str, Any]:
 
 def _get_payment(order: OrderState) -> dict[str, Any]:
     return {"total": order.total}
+
+
+def _get_rule(order: OrderState) -> dict[str, Any]:
+    return {"rule": _RULES[order.status]}
 
 
 # An act changes the order and returns None, or changes nothing and returns why not.
@@ -210,7 +211,7 @@ def _escalate(order: OrderState, _: str) -> str | None:
     return None
 
 
-_LOOK_UPS: dict[str, Callable[[OrderState], dict[str, Any]]] = {"track": _track, "get_payment": _get_payment}
+_LOOK_UPS: dict[str, Callable[[OrderState], dict[str, Any]]] = {"track": _track, "get_payment": _get_payment, "get_rule": _get_rule}
 _ACTS: dict[str, Callable[[OrderState, str], str | None]] = {
     "cancel": _cancel,
     "set_address": _set_address,

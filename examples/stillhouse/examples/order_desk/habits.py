@@ -96,7 +96,7 @@ def _needless_look_up(step: Call, case: Conversation) -> Call | None:
     if chance(text, "look-up") >= LOOK_UP_RATE:
         return None
     by_id = {"id": step.arguments.get("id")}
-    calls = [Call("get_customer", {"email": case.request.email}), Call("get_rule", {"topic": "cancel" if intent == "combo" else intent})]
+    calls = [Call("get_customer", {"email": case.request.email}), Call("get_rule", by_id)]
     if intent != "lost":
         calls.append(Call("track", by_id))
         if intent != "refund":

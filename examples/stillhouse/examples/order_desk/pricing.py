@@ -5,7 +5,6 @@ import math
 from genai_prices import Usage as PriceUsage
 from genai_prices import calc_price
 
-from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.events import Usage
 
 STAND_IN = "order-desk-expert"
@@ -13,15 +12,14 @@ PRICED_AS = "gpt-4o"
 NOTICE = f"stand-in teacher (scripted), priced as {PRICED_AS} by genai-prices"
 
 
-def cost_micro_usd(usage: Usage, model: str) -> int:
-    """What a request cost, in millionths of a dollar, rounded up. The stand-in is charged as `PRICED_AS`.
+def cost_micro_usd(usage: Usage, model: str) -> int | None:
+    """What a request cost, in millionths of a dollar, rounded up; None for a model that has no list price.
 
-    Raises:
-        UsageError: genai-prices lists no such model.
+    The stand-in is charged as `PRICED_AS`.
     """
     priced = PRICED_AS if model == STAND_IN else model
     tokens = PriceUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cache_read_tokens=usage.cached_tokens)
     try:
         return math.ceil(calc_price(tokens, model_ref=priced).total_price * 1_000_000)
-    except LookupError as error:
-        raise UsageError(f"no list price of the model {priced}", where="genai-prices", fix="Name a model that it lists.") from error
+    except LookupError:
+        return None

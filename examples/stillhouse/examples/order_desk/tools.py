@@ -8,7 +8,6 @@ _EMAIL = {"type": "string", "pattern": EMAIL_PATTERN, "description": "The custom
 _ID = {"type": "string", "pattern": "^[0-9]{4}$", "description": "The four digits of an order, as find_orders shows them."}
 _ADDRESS = {"type": "string", "minLength": 8, "description": "Number, street and city, as the customer wrote them."}
 _AMOUNT = {"type": "integer", "minimum": 1, "description": "Whole dollars; must be the order's total."}
-_TOPIC = {"type": "string", "enum": ["cancel", "address", "refund", "replace", "lost"], "description": "What the rule is about."}
 
 
 def _tool(name: str, description: str, read_only: bool, **properties: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +24,7 @@ TOOLS: tuple[dict[str, Any], ...] = (
     _tool("get_customer", "The year since when the customer has an account.", True, email=_EMAIL),
     _tool("get_payment", "What was paid for an order.", True, id=_ID),
     _tool("track", "Where the parcel of an order is.", True, id=_ID),
-    _tool("get_rule", "Number of the shop's rule on a topic.", True, topic=_TOPIC),
+    _tool("get_rule", "Number of the shop's rule for an order as it stands.", True, id=_ID),
     _tool("cancel", "Cancel an order that is processing.", False, id=_ID),
     _tool("refund", "Pay the whole amount of a shipped or delivered order back.", False, id=_ID, amount=_AMOUNT),
     _tool("open_return", "Let the customer send a shipped or delivered order back.", False, id=_ID),
