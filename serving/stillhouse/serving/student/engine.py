@@ -130,7 +130,8 @@ class Engine:
         ordered, layout = arrange(rows)
         self._lanes.reserve(max(r.start + r.count for r in ordered))
         ids = [t for r in ordered for t in r.sequence.ids[r.start : r.start + r.count]]
-        wanted, at = [], 0
+        wanted: list[int] = []
+        at = 0
         for row in ordered:
             end = at + row.count
             wanted += range(at, end) if row.sequence.scored and row.sequence.prefilling else range(end - row.last, end)

@@ -148,7 +148,9 @@ def attend(
 
     Args:
         module: the attention module, for its `layer_idx`.
-        query: (T, heads, 1, head_dim). key, value: (T, kv_heads, 1, head_dim).
+        query: (T, heads, 1, head_dim).
+        key: (T, kv_heads, 1, head_dim).
+        value: like `key`.
         attention_mask: not used; the layout says it.
         scaling: factor of the scores.
         lanes: where keys and values are kept.

@@ -25,14 +25,17 @@ class ServedModel:
     def __init__(self, model: Any, resident: int) -> None:
         config = model.config
         if getattr(config, "sliding_window", None) or not getattr(model, "_supports_attention_backend", False):
-            raise PermanentError(f"{config.model_type} models are not served here", fix="Use a Llama-like model without a sliding window, or vLLM.")
+            raise PermanentError(
+                f"{config.model_type} models are not served here", fix="Use a Llama-like model without a sliding window, or vLLM."
+            )
         config._attn_implementation = ATTENTION
         heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.shape = KvShape(config.num_hidden_layers, heads, head_dim)
         self.vocabulary = int(config.vocab_size)
         self.context = int(config.max_position_embeddings)
-        self.config = config
+        eos = getattr(model.generation_config, "eos_token_id", None) or config.eos_token_id
+        self.eos = frozenset([eos] if isinstance(eos, int) else eos or ())
         self._model = model.eval().requires_grad_(False)
         self.weights = WeightSets(model, resident)
 
