@@ -59,7 +59,7 @@ UNSEEN = Entities(
         "Petrov Ricci Santos Tanaka Vargas Walker Weber Zhang"
     ),
     domains=_words("letters.edu mailbox.eu"),
-    colours=_words("purple orange beige turquoise maroon olive"),
+    colours=_words("purple orange beige violet maroon olive"),
     items=_words(
         "teapot sofa ladder drone printer camera bicycle sandals umbrella backpack toaster candle carpet goggles stool shelf violin gloves"
     ),
