@@ -1,0 +1,76 @@
+"""What must hold before a student is trained. Each failure says which row, file or setting it is about."""
+
+import json
+import random
+from collections.abc import Sequence
+
+from stillhouse.schemas.errors import GateError, PermanentError, UsageError
+from stillhouse.schemas.render import RenderSpec
+from stillhouse.trainer.collate import Row
+from stillhouse.trainer.examples import Example
+from stillhouse.trainer.gates import data_gate
+from stillhouse.trainer.students import ADAPTER, refuse_pickles
+from stillhouse.trainer.training_job import TrainJob
+
+
+def check_examples(train: Sequence[Example], validation: Sequence[Example]) -> None:
+    """The data gate.
+
+    Raises:
+        GateError: it said no.
+    """
+    verdict = data_gate(train, validation)
+    if not verdict.passed:
+        raise GateError(verdict.reason, where="data gate")
+    for example in (*train, *validation):
+        if not any(example.mask):
+            raise GateError(f"zero supervised tokens: {example.key} has no action to learn", where="data gate")
+
+
+def check_rows(rows: Sequence[Row], spec: RenderSpec, *, taken: int | None = None) -> None:
+    """Every row teaches something and fits.
+
+    Args:
+        rows: what the recipe made.
+        spec: the view, for its context limit.
+        taken: how many rows the trainer holds, once it has them.
+
+    Raises:
+        PermanentError: a row has no supervised token or is too long, or the trainer lost rows.
+    """
+    for place, row in enumerate(rows):
+        if not row.supervised:
+            raise PermanentError("zero supervised tokens", where=f"row {place}")
+        if len(row.ids) > spec.context_limit:
+            raise PermanentError(
+                f"{len(row.ids)} tokens, the limit is {spec.context_limit}", where=f"row {place}", fix="Curation must cut or drop it."
+            )
+    if taken is not None and taken != len(rows):
+        raise PermanentError(f"{len(rows)} rows went in, the trainer has {taken}", where="training set")
+
+
+def check_lineage(job: TrainJob) -> None:
+    """A parent is safe to load and has the adapter's shape that the job asks for.
+
+    Raises:
+        UsageError: the mode needs a parent, or rank, alpha or targets differ.
+        PermanentError: a file in the parent's folder may hold code.
+    """
+    if job.parent is None:
+        if job.mode == "continue":
+            raise UsageError("a student cannot be continued without a parent", fix="Use the mode `fresh`.")
+        return
+    refuse_pickles(job.parent)
+    had = json.loads((job.parent / ADAPTER[0]).read_bytes())
+    parent = had["r"], had["lora_alpha"], sorted(had["target_modules"])
+    wanted = job.settings.rank, job.settings.alpha, sorted(job.settings.targets)
+    if parent != wanted:
+        raise UsageError(
+            f"the parent's rank, alpha and targets are {parent}, the job's {wanted}: they are fixed within a lineage",
+            where=str(job.parent), fix="Start a new lineage without a parent, or set [trainer] as it was.",
+        )  # fmt: skip
+
+
+def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """At most `count` rows, the same for the same seed."""
+    return list(rows) if len(rows) <= count else random.Random(seed).sample(list(rows), count)
