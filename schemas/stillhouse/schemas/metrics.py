@@ -1,0 +1,64 @@
+"""Every metric name, in one typed list. Append-only: dashboards and alerts name them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. Counters are rates (a replay counts again); books are computed from tables and DLQ keys."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS: tuple[Metric, ...] = (
+    # ingest
+    Metric("stillhouse_ingest_events_total", "counter", "Events read and decoded.", ("source",)),
+    Metric("stillhouse_ingest_bytes_total", "counter", "Bytes of record values read."),
+    Metric("stillhouse_ingest_dlq_total", "counter", "Records sent to the DLQ, by reason.", ("source", "reason")),
+    Metric("stillhouse_ingest_client_dropped_total", "counter", "What clients reported that they could not send, by reason.", ("reason",)),
+    Metric("stillhouse_ingest_flagged_total", "counter", "Rows stored with a flaw, by what it is.", ("reason",)),
+    Metric("stillhouse_ingest_rows_total", "counter", "Rows written, by status.", ("status",)),
+    Metric("stillhouse_ingest_unchanged_total", "counter", "Trajectories flushed whose events were all stored already."),
+    Metric("stillhouse_ingest_conflicts_total", "counter", "Rows that another worker had changed in between: folded again."),
+    Metric("stillhouse_ingest_flushes_total", "counter", "Flushes, by what caused them.", ("cause",)),
+    Metric("stillhouse_ingest_flush_seconds", "histogram", "Time of a flush from read to commit."),
+    Metric("stillhouse_ingest_store_errors_total", "counter", "Attempts that failed because the store or the broker was away."),
+    Metric("stillhouse_ingest_open_trajectories", "gauge", "Trajectories with unflushed events."),
+    Metric("stillhouse_ingest_open_bytes", "gauge", "Bytes of unflushed events in memory."),
+    Metric("stillhouse_ingest_position", "gauge", "Read position: progress, lag and autoscaling go by it.", ("partition",)),
+    Metric("stillhouse_ingest_lag", "gauge", "Records between the read position and the end.", ("partition",)),
+    Metric("stillhouse_ingest_replay_debt", "gauge", "Read position minus commit: what a crash would read again.", ("partition",)),
+    Metric("stillhouse_ingest_watermark_seconds", "gauge", "Watermark (Unix time).", ("partition",)),
+    Metric("stillhouse_ingest_paused", "gauge", "1 while the store is away and partitions are paused."),
+    Metric("stillhouse_ingest_stopped_partitions", "gauge", "Partitions stopped by a flood that has no source."),
+    Metric("stillhouse_ingest_commit_failures_total", "counter", "Commits refused because the group had moved on."),
+    Metric("stillhouse_store_maintenance_seconds", "histogram", "Time of a maintenance run of one table.", ("table",)),
+    # student server
+    Metric("stillhouse_student_busy_seconds_total", "counter", "Seconds in which the model computed: the marginal cost of students."),
+    Metric("stillhouse_student_requests_total", "counter", "Requests answered, by endpoint and HTTP status.", ("endpoint", "code")),
+    Metric("stillhouse_student_request_seconds", "histogram", "Time of a request from its arrival to its last byte.", ("endpoint",)),
+    Metric("stillhouse_student_format_errors_total", "counter", "Replies that are no action of the student's grammar.", ("student",)),
+    Metric("stillhouse_student_tokens_total", "counter", "Tokens: prefilled, reused from the cache, generated.", ("kind",)),
+    Metric("stillhouse_student_steps_total", "counter", "Steps of the model loop."),
+    Metric("stillhouse_student_batch_rows", "histogram", "Sequences in a step."),
+    Metric("stillhouse_student_merges_total", "counter", "Times that an adapter's weights were merged: many, when more are in use than resident."),
+    Metric("stillhouse_student_kv_bytes", "gauge", "Bytes of keys and values kept for later requests."),
+    Metric("stillhouse_student_kv_evicted_tokens_total", "counter", "Tokens whose keys and values made room for others."),
+    Metric("stillhouse_student_waiting_requests", "gauge", "Generations that wait for a place in the batch."),
+    Metric("stillhouse_student_running_requests", "gauge", "Generations in the batch."),
+    Metric("stillhouse_student_adapters", "gauge", "Adapters loaded."),
+)
+"""A comment heads each plane's part."""
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        KeyError: it is not in the list.
+    """
+    return next(found for found in METRICS if found.name == name)

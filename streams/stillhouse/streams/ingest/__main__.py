@@ -1,0 +1,89 @@
+"""`python -m stillhouse.streams.ingest`: one worker as a process. Prints one JSON line when it reads."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stillhouse.schemas.errors import GateError, RetryableError, StillhouseError, UsageError
+from stillhouse.sdk.config import Config
+from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.store import Store, StoreSettings
+from stillhouse.streams import logs
+from stillhouse.streams.health import HealthServer
+from stillhouse.streams.ingest.steps import from_environment
+from stillhouse.streams.ingest.worker import Worker
+from stillhouse.streams.instruments import Instruments
+from stillhouse.streams.lock import hold
+from stillhouse.streams.maintenance import Maintainer
+from stillhouse.streams.settings import IngestSettings
+
+log = logs.logger(__name__)
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stillhouse.streams.ingest", description="Store and score agents' events.")
+    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
+    parser.add_argument("--config", type=Path, help="stillhouse.toml")
+    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
+    parser.add_argument("--ordinal", type=int, help="which worker this is; the least free one by default")
+    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
+    parser.add_argument("--metrics-host", default="127.0.0.1")
+    return parser.parse_args(argv)
+
+
+async def _serve(args: argparse.Namespace) -> None:
+    config = Config.load(args.config, state=args.state, overrides={"kafka.bootstrap_servers": args.bootstrap_servers})
+    kafka, settings = config.section("kafka", KafkaSettings), config.section("ingest", IngestSettings)
+    store = Store.open(config.section("store", StoreSettings).location(config.state))
+    ordinal = hold(config.state_dir("run"), "ingest", args.ordinal)
+    instruments = Instruments("stillhouse_ingest_", "stillhouse_store_")
+    worker = Worker(kafka, settings, store, ordinal.number, instruments, reached=from_environment(os.environ))
+    maintainer = Maintainer(store, settings, instruments, worker.member.name, lambda: worker.flusher.recent)
+    health = HealthServer(instruments, worker.healthy, worker.ready)
+    address = await health.start(args.metrics_host, args.metrics_port)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+
+    def joined() -> None:
+        ready = {"ready": "ingest", "pid": os.getpid(), "ordinal": ordinal.number, "url": address, "metrics": f"{address}/metrics"}
+        print(json.dumps(ready), flush=True)
+
+    upkeep = asyncio.create_task(maintainer.run())
+    try:
+        await worker.start()
+        await worker.run(joined)
+    finally:
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
+        await worker.close()
+        await health.stop()
+        ordinal.release()
+
+
+def exit_code(error: StillhouseError) -> int:
+    """The code that a process ends with: 3 not reachable, 2 usage, 4 a gate said no, else 1."""
+    if isinstance(error, RetryableError):
+        return 3
+    return 2 if isinstance(error, UsageError) else 4 if isinstance(error, GateError) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM."""
+    logs.configure()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full disk is an error of a write, not the end of the process
+    try:
+        asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
+    except StillhouseError as error:
+        log.error("ingest ends", error=str(error), kind=type(error).__name__)
+        return exit_code(error)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

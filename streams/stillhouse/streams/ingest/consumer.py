@@ -1,0 +1,220 @@
+"""The group member: static membership, explicit starts, kept partitions keep their memory. Knows aiokafka and nothing of events."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.structs import OffsetAndMetadata
+
+from stillhouse.schemas.errors import PermanentError, StillhouseError, UnreachableError
+from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args
+from stillhouse.streams.ingest.partitions import Partition, Partitions
+from stillhouse.streams.ingest.records import Record
+from stillhouse.streams.logs import logger
+from stillhouse.streams.settings import IngestSettings
+
+log = logger(__name__)
+
+
+class Batch(NamedTuple):
+    """Records of one partition, in order, with the assignment that they were read in."""
+
+    partition: Partition
+    records: list[Record]
+
+
+OnRevoked = Callable[[], Awaitable[None]]
+OnLost = Callable[[int], None]
+
+
+class Member(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One consumer of one topic in one group.
+
+    Args:
+        kafka: the section `[kafka]`.
+        settings: the section `[ingest]`.
+        topic: its full name.
+        ordinal: which worker this is; nobody else may be it.
+        partitions: the books, kept here.
+        on_revoked: called before partitions go: flush what is complete, commit.
+        on_lost: called for each partition that somebody else reads now.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        settings: IngestSettings,
+        topic: str,
+        ordinal: int,
+        partitions: Partitions,
+        on_revoked: OnRevoked,
+        on_lost: OnLost,
+    ) -> None:
+        self._kafka, self._settings, self.topic = kafka, settings, topic
+        self.group = f"{kafka.prefix}.{settings.group}" if kafka.prefix else settings.group
+        self.name = f"{self.group}-{ordinal}"
+        self._partitions, self._on_revoked, self._on_lost = partitions, on_revoked, on_lost
+        self._consumer: Any = None
+        self._failure: StillhouseError | None = None
+        self.joined = False
+        self.paused = False
+
+    async def start(self) -> None:
+        """Connect and join the group.
+
+        Raises:
+            UnreachableError: no broker answers.
+        """
+        self._consumer = AIOKafkaConsumer(
+            **aiokafka_args(
+                self._kafka,
+                group_id=self.group,
+                group_instance_id=self.name,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                session_timeout_ms=int(self._settings.session_timeout * 1000),
+                heartbeat_interval_ms=int(self._settings.session_timeout * 1000 / 4),
+                max_poll_interval_ms=int(self._settings.max_poll_interval * 1000),
+                max_partition_fetch_bytes=4 * 1024 * 1024,
+                check_crcs=False,
+            )
+        )
+        try:
+            await self._consumer.start()
+        except (KafkaError, OSError) as error:
+            raise UnreachableError(f"no Kafka broker answers: {error}", where=self._kafka.bootstrap_servers) from error
+        self._consumer.subscribe([self.topic], listener=self)
+
+    async def stop(self) -> None:
+        """Disconnect. A static member stays in the group until its session ends, so that a restart moves nothing."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def records(self, wait: float, limit: int) -> list[Batch]:
+        """New records, a batch for each partition. Nothing while paused, but the group sees that this worker lives.
+
+        Raises:
+            PermanentError: retention has deleted what was not read yet, and the settings say to stop.
+            UnreachableError: no broker answers.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            found = await self._consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
+        except NoOffsetForPartitionError:
+            return []  # `on_partitions_assigned` is about to decide where to start
+        except OffsetOutOfRangeError as error:
+            for place in error.args[0]:
+                await self._begin(place, self._partitions[place.partition].position)
+            return []
+        except KafkaError as error:
+            raise UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers) from error
+        batches = [
+            self._fresh(self._partitions[place.partition], got) for place, got in found.items() if place.partition in self._partitions
+        ]
+        return [batch for batch in batches if batch.records]
+
+    def _fresh(self, partition: Partition, records: list[Record]) -> Batch:
+        """Without what is in memory already: a rebalance delivers again."""
+        if records and records[0].offset < partition.position:
+            records = [one for one in records if one.offset >= partition.position]
+        return Batch(partition, records)
+
+    def refresh_ends(self) -> None:
+        """Take the ends that the last fetches told."""
+        for number in self._partitions.numbers():
+            end = self._consumer.highwater(TopicPartition(self.topic, number))
+            if end is not None:
+                self._partitions[number].end = max(end, self._partitions[number].position)
+
+    async def commit(self, offsets: Mapping[int, int]) -> bool:
+        """Commit offsets of partitions.
+
+        Returns:
+            Whether they are committed; not, when the group has moved on or the broker is away: then a later commit is.
+        """
+        if not offsets:
+            return True
+        places = {TopicPartition(self.topic, number): OffsetAndMetadata(offset, "") for number, offset in offsets.items()}
+        try:
+            await self._consumer.commit(places)
+        except (KafkaError, IllegalStateError) as error:
+            log.warning("a commit was refused", member=self.name, error=repr(error))
+            return False
+        for number, offset in offsets.items():
+            if number in self._partitions:
+                self._partitions[number].committed = offset
+        return True
+
+    def pause(self) -> None:
+        """Read nothing, stay in the group."""
+        self.paused = True
+        self._consumer.pause(*self._consumer.assignment())
+
+    def resume(self) -> None:
+        """Read again, but for the stopped."""
+        self.paused = False
+        stopped = self._partitions.stopped
+        self._consumer.resume(*(place for place in self._consumer.assignment() if place.partition not in stopped))
+
+    def stop_partition(self, number: int) -> None:
+        """Read this partition no further."""
+        self._partitions[number].stopped = True
+        self._consumer.pause(TopicPartition(self.topic, number))
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """A rebalance begins: this worker may get any of them back, so nothing is dropped yet."""
+        try:
+            await self._on_revoked()
+        except StillhouseError as error:
+            self._failure = error
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Kept partitions go on where they were (aiokafka would deliver them again from the commit), new ones at their commit."""
+        places = {place.partition: place for place in assigned}
+        for number in self._partitions.numbers():
+            if number not in places:
+                self._partitions.end(number)
+                self._on_lost(number)
+            else:
+                self._seek(places[number], self._partitions[number].position)
+        try:
+            for number in sorted(places.keys() - set(self._partitions.numbers())):
+                committed = await self._consumer.committed(places[number])
+                await self._begin(places[number], committed)
+        except StillhouseError as error:
+            self._failure = error
+        except KafkaError as error:
+            self._failure = UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers)
+        self.joined = True
+        log.info("partitions assigned", member=self.name, partitions=sorted(places))
+
+    async def _begin(self, place: TopicPartition, committed: int | None) -> None:
+        first = (await self._consumer.beginning_offsets([place]))[place]
+        end = (await self._consumer.end_offsets([place]))[place]
+        position = self._start(place, committed, first, end)
+        self._partitions.begin(place.partition, position, end)
+        self._seek(place, position)
+
+    def _seek(self, place: TopicPartition, position: int) -> None:
+        self._consumer.seek(place, position)
+        if self.paused or self._partitions[place.partition].stopped:
+            self._consumer.pause(place)
+
+    def _start(self, place: TopicPartition, committed: int | None, first: int, end: int) -> int:
+        where = f"{place.topic}/{place.partition}"
+        if committed is None:
+            chosen = first if self._settings.first_start == "earliest" else end
+            log.info("first start", partition=where, offset=chosen, setting=f"first_start={self._settings.first_start}")
+            return int(chosen)
+        if first <= committed <= end:
+            return committed
+        if self._settings.lost_offsets == "stop":
+            raise PermanentError(
+                f"the next offset to read is {committed}, and the log has {first} to {end}: records were deleted before they were read",
+                where=where,
+                fix='Set [ingest] lost_offsets = "earliest" to go on at the oldest record.',
+            )
+        log.error("records were lost", partition=where, committed=committed, first=first, end=end)
+        return first

@@ -1,0 +1,88 @@
+"""Step 2: bytes to events. What cannot be decoded is for the DLQ; what cannot be decoded *yet* is waited for."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from stillhouse.schemas import codec
+from stillhouse.schemas.event_set import member
+from stillhouse.schemas.events import AgentEvent, ClientReport
+from stillhouse.schemas.keys import trajectory_key
+from stillhouse.streams.ingest.limits import RatioLimit
+from stillhouse.streams.ingest.records import UNATTRIBUTED, Arrived, Record, Rejected, source_of
+
+UNKNOWN_SCHEMA = ("unknown_fingerprint", "unknown_schema_id")
+"""Reasons that may pass by themselves: outside the ratio limit, retried when the schema becomes known."""
+
+RATIO, FLOOD = "ratio_limit", "flood"
+
+_key = lru_cache(maxsize=65_536)(trajectory_key)
+
+
+class Decoded:
+    """What became of a batch of records."""
+
+    def __init__(self) -> None:
+        self.events: list[Arrived] = []
+        self.rejected: list[Rejected] = []
+        self.dropped: Counter[str] = Counter()
+        self.read: Counter[str] = Counter()
+        self.closed: list[str] = []
+
+
+class Decoder:
+    """Decodes batches and keeps the limits.
+
+    Args:
+        resolver: knows schemas that are none of our releases.
+        limit: how much of a source may be bad.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, resolver: codec.SchemaResolver | None, limit: RatioLimit, clock: Callable[[], float]) -> None:
+        self._resolver, self._limit, self._clock = resolver, limit, clock
+
+    def batch(self, records: Iterable[Record]) -> Decoded:
+        """Decode records of one partition, in order.
+
+        Raises:
+            SchemaPendingError: a registry is away: nothing of the batch counts, it can be given again.
+        """
+        found, now = Decoded(), self._clock()
+        closed: dict[str, bool] = {}
+        bad: Counter[str] = Counter()
+        for record in records:
+            source = source_of(record)
+            shut = closed.get(source)
+            if shut is None:
+                shut = closed[source] = source != UNATTRIBUTED and self._limit.closed(source, now)
+            found.read[source] += 1
+            if shut:
+                found.rejected.append(Rejected(record, source, "decode", RATIO, "too much of this source cannot be decoded"))
+                continue
+            refused = self._one(record, source, found)
+            if refused is not None:
+                found.rejected.append(refused)
+                if refused.reason not in UNKNOWN_SCHEMA:
+                    bad[source] += 1
+        for source, total in found.read.items():
+            if not closed[source] and self._limit.count(source, total - bad[source], bad[source], now):
+                found.closed.append(source)
+        return found
+
+    def _one(self, record: Record, source: str, found: Decoded) -> Rejected | None:
+        value = record.value
+        try:
+            event = codec.decode(value or b"", AgentEvent, self._resolver)
+        except codec.UndecodableError as error:
+            return Rejected(record, source, "decode", error.reason, error.what)
+        body = event.body
+        if type(body) is ClientReport:
+            found.dropped.update(body.dropped)
+            return None
+        if not (event.event_id and event.tenant and event.trajectory_id):
+            return Rejected(record, source, "decode", "invalid", "event_id, tenant and trajectory_id must not be empty")
+        key = _key(event.tenant, event.trajectory_id)
+        size = len(value) if value else 0
+        found.events.append(Arrived(key, member(event), record.partition, record.offset, size, source, record.timestamp * 1000))
+        return None

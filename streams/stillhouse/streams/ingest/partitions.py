@@ -1,0 +1,65 @@
+"""What a worker knows of the partitions it reads: positions, ends, commits, watermarks. Pure: the clock is an argument."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass
+class Partition:
+    """One partition, from one assignment on. `position` is the next offset to read; times are microseconds since the epoch."""
+
+    number: int
+    position: int
+    end: int
+    committed: int
+    last_append: int = 0
+    stopped: bool = False
+
+    def read(self, position: int, appended_at: int) -> None:
+        """All records below `position` are handled; `appended_at` is the append time of the last."""
+        self.position, self.last_append = position, appended_at
+        self.end = max(self.end, position)
+
+    def watermark(self, now: int) -> int:
+        """Now, if it was read to its end; else the append time of the last record read (0: none yet)."""
+        return now if self.position >= self.end else self.last_append
+
+
+class Partitions:
+    """The partitions that are read now."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Partition] = {}
+
+    def __contains__(self, partition: int) -> bool:
+        """Whether this partition is read."""
+        return partition in self._found
+
+    def __getitem__(self, partition: int) -> Partition:
+        """The partition of that number."""
+        return self._found[partition]
+
+    def __iter__(self) -> Iterator[Partition]:
+        """All of them, in order."""
+        return iter([self._found[number] for number in sorted(self._found)])
+
+    def numbers(self) -> list[int]:
+        """Their numbers, in order."""
+        return sorted(self._found)
+
+    def begin(self, partition: int, position: int, end: int) -> None:
+        """Start to read a partition at its committed position."""
+        self._found[partition] = Partition(partition, position, end, position)
+
+    def end(self, partition: int) -> None:
+        """Read it no longer."""
+        del self._found[partition]
+
+    def current(self, partition: Partition) -> bool:
+        """Whether it is still the same assignment: a rebalance may have taken it, or begun it anew elsewhere."""
+        return self._found.get(partition.number) is partition
+
+    @property
+    def stopped(self) -> list[int]:
+        """Those that a flood without a source has stopped."""
+        return [number for number, found in self._found.items() if found.stopped]

@@ -1,0 +1,299 @@
+"""One ingest worker: the loop around the steps. Everything that decides is in the modules that it calls."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stillhouse.schemas.errors import PermanentError, RetryableError
+from stillhouse.schemas.facts import Watermark
+from stillhouse.schemas.topics import EVENTS
+from stillhouse.sdk.kafka import KafkaSettings, topic_name
+from stillhouse.sdk.store import Store
+from stillhouse.streams.ingest.consumer import Batch, Member
+from stillhouse.streams.ingest.decode import UNKNOWN_SCHEMA, Decoded, Decoder
+from stillhouse.streams.ingest.flush import Flusher, Waiter
+from stillhouse.streams.ingest.follow import Erasures, Follower, KnownSchemas
+from stillhouse.streams.ingest.limits import RatioLimit
+from stillhouse.streams.ingest.open import OpenTrajectories
+from stillhouse.streams.ingest.outbox import Outbox
+from stillhouse.streams.ingest.partitions import Partitions
+from stillhouse.streams.ingest.records import UNATTRIBUTED, Record
+from stillhouse.streams.ingest.registry import Resolver
+from stillhouse.streams.ingest.sink import Sink
+from stillhouse.streams.ingest.steps import Reached, unwatched
+from stillhouse.streams.instruments import Instruments
+from stillhouse.streams.logs import logger
+from stillhouse.streams.settings import IngestSettings
+
+log = logger(__name__)
+
+T = TypeVar("T")
+
+TICK_S = 1.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Time, injected. `monotonic` in seconds; `now` in microseconds since the epoch, for bookkeeping only."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    now: Callable[[], int] = lambda: time.time_ns() // 1000
+
+
+class Worker:
+    """Reads its partitions until it is stopped.
+
+    Args:
+        kafka: the section `[kafka]`.
+        settings: the section `[ingest]`.
+        store: the store.
+        ordinal: which worker this is.
+        instruments: metrics.
+        clocks: time.
+        reached: the hook at each step.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        settings: IngestSettings,
+        store: Store,
+        ordinal: int,
+        instruments: Instruments,
+        clocks: Clocks = Clocks(),
+        reached: Reached = unwatched,
+    ) -> None:
+        self._settings, self._instruments, self._clocks, self._reached = settings, instruments, clocks, reached
+        self._kafka, self._store = kafka, store
+        self.topic = topic_name(kafka, EVENTS)
+        self.erasures, self.schemas = Erasures(), KnownSchemas()
+        self._follower = Follower(kafka, self.erasures, self.schemas)
+        self._outbox = Outbox(kafka)
+        self._partitions = Partitions()
+        self._open = OpenTrajectories(settings.open_bytes, settings.source_open_bytes)
+        self.member = Member(kafka, settings, self.topic, ordinal, self._partitions, self._on_revoked, self._open.lose)
+        self._decoder = Decoder(
+            Resolver(self.schemas, kafka), RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic
+        )
+        self._waiter = Waiter(settings.retry_wait, self.member.pause, self.member.resume, instruments)
+        sink = Sink(store, clocks.now, erased=self.erasures, slow_ms=settings.slow_request_ms, reached=reached)
+        self.flusher = Flusher(self._open, sink, self._outbox, self._waiter, self._commit, settings, instruments, clocks.monotonic, reached)
+        self._kept: list[Batch] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._last_tick = float("-inf")
+
+    async def start(self) -> None:
+        """Read erasures and schemas whole, then join the group.
+
+        Raises:
+            UnreachableError: no broker answers.
+            PermanentError: a topic is missing.
+        """
+        await self._follower.start()
+        if self.topic not in await self._follower.topics():
+            raise PermanentError(f"no topic {self.topic}", where=self._kafka.bootstrap_servers, fix="Run `stillhouse topics apply`.")
+        await self._outbox.start()
+        await self.member.start()
+
+    def stop(self) -> None:
+        """Ask the loop to end: it flushes what is complete and commits."""
+        self._stopping.set()
+
+    async def run(self, joined: Callable[[], None]) -> None:
+        """Read, until `stop` is called.
+
+        Args:
+            joined: called once, when the group has given partitions for the first time.
+
+        Raises:
+            PermanentError: what a person must decide or mend.
+        """
+        told = False
+        while not self._stopping.is_set():
+            for batch in await self._fetch():
+                await self._handle(batch)
+            if self.member.joined and not told:
+                told = True
+                joined()
+            await self._turn()
+        await self._drain("stop")
+
+    async def close(self) -> None:
+        """Disconnect from everything."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
+        await self.member.stop()
+        await self._outbox.stop()
+        await self._follower.stop()
+
+    async def _fetch(self) -> list[Batch]:
+        """Step 1, beginning with what came while this worker waited for something."""
+        kept, self._kept = self._kept, []
+        batches = kept or await self._waiter.until_done(lambda: self.member.records(POLL_S, self._settings.fetch_records))
+        if batches:
+            self._reached("fetch")
+        return batches
+
+    async def _handle(self, batch: Batch) -> None:
+        """Steps 2 and 3 of one partition's records."""
+        partition, records = batch
+        decoded = await self._decode(records)
+        self._reached("decode")
+        if decoded.rejected:
+            await self._patiently(lambda: self._outbox.dead_letters(decoded.rejected))
+        if not self._partitions.current(partition) or partition.position > records[0].offset:
+            return
+        self._open.add(decoded.events, self._clocks.monotonic())
+        partition.read(records[-1].offset + 1, records[-1].timestamp * 1000)
+        self._reached("group")
+        self._count(decoded)
+        if UNATTRIBUTED in decoded.closed:
+            self.member.stop_partition(partition.number)
+            log.error(
+                "partition stopped: a flood of undecodable records that name no source",
+                partition=partition.number,
+                fix="Find who writes without the header ce_source, then restart this worker.",
+            )
+
+    async def _decode(self, records: list[Record]) -> Decoded:
+        async def attempt() -> Decoded:
+            return self._decoder.batch(records)
+
+        decoded = await self._patiently(attempt)
+        if any(one.reason in UNKNOWN_SCHEMA for one in decoded.rejected):
+            known = len(self.schemas)
+            await self._patiently(self._follower.catch_up)
+            if len(self.schemas) > known:
+                return await self._patiently(attempt)
+        return decoded
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of an attempt; what is away is waited for while the group sees that this worker lives."""
+        try:
+            return await attempt()
+        except RetryableError:
+            task = asyncio.ensure_future(self._waiter.until_done(attempt))
+            await self._keep_polling(task)
+            return task.result()
+
+    async def _turn(self) -> None:
+        """What each turn of the loop looks at besides records."""
+        now = self._clocks.monotonic()
+        self._open.park(now, self._settings.park_after)
+        pressed = self._open.relieve(now)
+        if self._flushing is not None and self._flushing.done():
+            done, self._flushing = self._flushing, None
+            done.result()
+        settings = self._settings
+        cause = "pressure" if pressed else self._open.due(now, settings.flush_rows, settings.flush_bytes, settings.flush_every)
+        if cause and self._flushing is None:
+            self._flushing = asyncio.create_task(self.flusher.flush(cause))
+        await self._tick_if_due()
+        if self._open.over and self._flushing is not None:
+            await self._keep_polling(self._flushing)
+
+    async def _keep_polling(self, task: "asyncio.Future[Any]") -> None:
+        """Wait for something before reading further, while the group sees that this worker lives."""
+        self.member.pause()
+        while not task.done():
+            await asyncio.wait({task}, timeout=TICK_S)
+            # Paused, so this gives nothing; if something resumed in between, what it gives is not lost.
+            self._kept += await self.member.records(0, 1)
+            await self._tick_if_due()
+        if not self._waiter.waiting:
+            self.member.resume()
+
+    async def _tick_if_due(self) -> None:
+        now = self._clocks.monotonic()
+        if now - self._last_tick >= TICK_S:
+            self._last_tick = now
+            await self._tick()
+
+    async def _tick(self) -> None:
+        """Follow erasures and schemas, commit, watermarks, gauges."""
+        self.member.refresh_ends()
+        try:
+            await self._follower.poll()
+            await self._commit()
+            await self._outbox.watermarks(self._watermarks())
+        except RetryableError as error:
+            log.warning("a tick was incomplete", error=str(error))
+        self._gauges()
+
+    async def _commit(self) -> None:
+        """Step 7."""
+        due = {one.number: self._open.commit_offset(one.number, one.position) for one in self._partitions}
+        changed = {number: offset for number, offset in due.items() if offset != self._partitions[number].committed}
+        if changed and not await self.member.commit(changed):
+            self._instruments.count("stillhouse_ingest_commit_failures_total")
+
+    def _watermarks(self) -> list[Watermark]:
+        now = self._clocks.now()
+        return [
+            Watermark(
+                partition=one.number, watermark=one.watermark(now), position=one.position, committed=one.committed, worker=self.member.name
+            )
+            for one in self._partitions
+        ]
+
+    async def _on_revoked(self) -> None:
+        """Flush what is complete and commit; but a store that is away must not hold up the group."""
+        if not self._waiter.waiting:
+            drained = asyncio.create_task(self.flusher.drain("revoked"))
+            await asyncio.wait({drained}, timeout=self._settings.session_timeout / 2)
+            if drained.done():
+                drained.result()
+            await self._commit()
+
+    async def _drain(self, cause: str) -> None:
+        if self._waiter.waiting:
+            return  # the log has what the store could not take
+        try:
+            await asyncio.wait_for(self.flusher.drain(cause), timeout=self._settings.session_timeout * 2)
+        except TimeoutError:
+            log.warning("stopped before everything was flushed: the next start reads it again")
+        await self._commit()
+
+    def _count(self, decoded: Decoded) -> None:
+        for source, count in decoded.read.items():
+            self._instruments.count("stillhouse_ingest_events_total", count, source=source)
+        self._instruments.count("stillhouse_ingest_bytes_total", sum(arrived.size for arrived in decoded.events))
+        for one in decoded.rejected:
+            self._instruments.count("stillhouse_ingest_dlq_total", source=one.source, reason=one.reason)
+        for reason, dropped in decoded.dropped.items():
+            self._instruments.count("stillhouse_ingest_client_dropped_total", dropped, reason=reason)
+
+    def _gauges(self) -> None:
+        gauge = self._instruments.set
+        gauge("stillhouse_ingest_open_trajectories", len(self._open))
+        gauge("stillhouse_ingest_open_bytes", self._open.bytes)
+        gauge("stillhouse_ingest_stopped_partitions", len(self._partitions.stopped))
+        now = self._clocks.now()
+        for one in self._partitions:
+            label = str(one.number)
+            gauge("stillhouse_ingest_position", one.position, partition=label)
+            gauge("stillhouse_ingest_lag", one.end - one.position, partition=label)
+            gauge("stillhouse_ingest_replay_debt", one.position - one.committed, partition=label)
+            gauge("stillhouse_ingest_watermark_seconds", one.watermark(now) / 1e6, partition=label)
+
+    def healthy(self) -> tuple[bool, Mapping[str, Any]]:
+        """Whether the loop turns."""
+        idle = self._clocks.monotonic() - self._last_tick
+        return idle < self._settings.max_poll_interval, {"seconds_since_turn": round(idle, 1)}
+
+    def ready(self) -> tuple[bool, Mapping[str, Any]]:
+        """Whether records are read and stored."""
+        stopped = self._partitions.stopped
+        good = self.member.joined and not self._waiter.waiting and not stopped
+        return good, {
+            "joined": self.member.joined,
+            "waiting": self._waiter.waiting,
+            "stopped_partitions": stopped,
+            "positions": {str(one.number): one.position for one in self._partitions},
+            "lag": {str(one.number): one.end - one.position for one in self._partitions},
+        }
