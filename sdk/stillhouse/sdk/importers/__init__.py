@@ -3,14 +3,18 @@
 from pathlib import Path
 
 from stillhouse.sdk.importers.base import Importer
+from stillhouse.sdk.importers.fireact import FireAct
 from stillhouse.sdk.importers.intercode import Intercode
 from stillhouse.sdk.importers.mini_swe import MiniSwe
 from stillhouse.sdk.importers.tau2 import Tau2
 from stillhouse.sdk.importers.tau_bench import TauBench
+from stillhouse.sdk.importers.toolbench import ToolBench
 
 __all__ = ["IMPORTERS", "Importer", "detect"]
 
-IMPORTERS: dict[str, Importer] = {importer.name: importer for importer in (TauBench(), Tau2(), MiniSwe(), Intercode())}
+IMPORTERS: dict[str, Importer] = {
+    importer.name: importer for importer in (TauBench(), Tau2(), MiniSwe(), Intercode(), ToolBench(), FireAct())
+}
 
 
 def detect(path: Path) -> str | None:

@@ -91,13 +91,14 @@ class Importer(ABC):
             PermanentError: a record is not as the format says.
         """
 
-    def read(self, path: Path, *, tenant: str = "default", role: PolicyRole | None = None) -> Iterator[AgentEvent]:
+    def read(self, path: Path, *, tenant: str = "default", role: PolicyRole | None = None, model: str = "") -> Iterator[AgentEvent]:
         """The events of a file (or of all files of this format in a folder), in order, the same at every call.
 
         Args:
             path: the file or folder.
             tenant: whose runs they are.
             role: who acted, when the importer's own word (teacher, unless the source says otherwise) is wrong.
+            model: of the agent, for a source that does not say.
 
         Raises:
             PermanentError: it is another format; the message says which importer fits, if one does.
@@ -109,7 +110,7 @@ class Importer(ABC):
                 seen[run.id] += 1
                 if seen[run.id] > 1:  # the same record twice is two runs, and stays two at the next import
                     run = replace(run, id=f"{run.id}#{seen[run.id]}")
-                yield from self._events(run if role is None else replace(run, role=role), tenant)
+                yield from self._events(replace(run, role=role or run.role, model=run.model or model), tenant)
 
     def _files(self, path: Path) -> list[Path]:
         if not path.is_dir():
