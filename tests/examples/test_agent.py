@@ -79,6 +79,20 @@ async def test_it_sends_the_words_of_the_customer_and_nothing_else_of_the_task(s
     assert turns == result.turns and result.usage.input_tokens == 40
 
 
+async def test_headers_go_with_every_request() -> None:
+    app = web.Application()
+    seen: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("x-stillhouse-trajectory"))
+        return said(gold_message(len(seen) - 1))
+
+    app.router.add_post("/v1/chat/completions", handle)
+    async with TestServer(app) as server, connect(str(server.make_url("/v1"))) as chat:
+        await run_episode(TASK, chat, FAST, headers={"x-stillhouse-trajectory": "t1"})
+    assert seen == ["t1"] * 4
+
+
 async def test_it_gives_up_after_three_failing_calls_in_a_row(serve: Serve) -> None:
     async def answer(number: int, _: dict[str, Any]) -> web.StreamResponse:
         good = calling("find_orders", json.dumps({"email": TASK.email}), number)
