@@ -53,8 +53,8 @@ class ToolBench(Importer):
             self.lost("further branch of an answer", len(branch) - 1)
             nodes.append(branch[0])
             branch = branch[0]["next"]
-        turns = list(self._answer_turns(nodes))
-        self.lost("answer.final_answer and total_steps: said again by the chain")
+        turns = list(self._answer_turns(nodes, answer["final_answer"]))
+        self.lost("answer.method and total_steps: no field for it")
         self.lost("no label in the source: outcome unknown")
         return Run(
             id=f"{key}-{record_hash([path.parent.name, record])}",
@@ -67,7 +67,7 @@ class ToolBench(Importer):
             model=path.parent.name.partition("_")[0],
         )
 
-    def _answer_turns(self, nodes: list[Json]) -> Iterator[Turn]:
+    def _answer_turns(self, nodes: list[Json], final_answer: str) -> Iterator[Turn]:
         thought: str | None = None
         for place, node in enumerate(nodes):
             if node["role"] == "user":
@@ -77,15 +77,18 @@ class ToolBench(Importer):
                     yield Turn(Message(role="assistant", content=thought), action=True)
                 thought = node["message"]
             elif node["role"] == "tool":
-                call, response = self._record(node["message"], f"call_{place}")
+                call, response = self._record(node["message"], f"call_{place}", final_answer)
                 yield Turn(Message(role="assistant", content=thought, tool_calls=(call,)), action=True)
                 yield Turn(Message(role="tool", content=response, tool_call_id=call.id, name=call.name))
                 thought = None
         if thought is not None:
             yield Turn(Message(role="assistant", content=thought), action=True)
 
-    def _record(self, text: str, call_id: str) -> tuple[ToolCall, str]:
-        """Call and response of a tool record, a Python literal that the source may have cut off anywhere."""
+    def _record(self, text: str, call_id: str, final_answer: str) -> tuple[ToolCall, str]:
+        """Call and response of a tool record, a Python literal that the source may have cut off anywhere.
+
+        The final answer, which is the arguments of `Finish`, is whole elsewhere.
+        """
         head, marker, response = text.partition(", 'response': ")
         record = _literal(text) or _literal(head + "}")
         if record is not None:
@@ -94,18 +97,23 @@ class ToolBench(Importer):
             arguments, raw = arguments_from_text(record["arguments"])
             call = ToolCall(id=call_id, name=record["name"], arguments=arguments, raw_arguments=raw)
             return call, str(record.get("response", response if marker else ""))
-        self.lost("tool arguments cut off in the source: kept as text as far as they go, their call marked `truncated`")
         found = _CUT_OFF.fullmatch(text)
         if found is None:
             raise ValueError(f"no tool record: {text[:60]}")
+        if found["name"] == "Finish":
+            arguments, raw = arguments_from_text(final_answer)
+            return ToolCall(id=call_id, name="Finish", arguments=arguments, raw_arguments=raw), ""
+        self.lost("tool arguments cut off in the source: kept as text as far as they go, their call marked `truncated`")
         raw = found["arguments"] or ""
         return ToolCall(id=call_id, name=found["name"], raw_arguments=raw, extra={"truncated": True}), ""
 
     def _tree(self, data: Json, path: Path) -> Iterator[Run]:
         generation = data["answer_generation"]
-        prompts = {message["role"]: message["content"] for message in reversed((generation["train_messages"] or [[]])[-1])}
+        chains = generation.get("train_messages") or [[]]
+        prompts = {message["role"]: message["content"] for message in reversed(chains[-1])}
         self.lost("compare_candidates, forward_args and io_state: of the search, not of a run")
-        self.lost("train_messages: said again by the tree", len(generation["train_messages"]))
+        self.lost("train_messages: said again by the tree", len(chains) if chains[-1] else 0)
+        self.lost("system prompt is not in the source", "system" not in prompts)
         root_hash, earlier = record_hash(data), None
         for attempt, leaf in enumerate(_leaves(data["tree"]["tree"], ()), 1):
             turns = list(_tree_turns(leaf))
