@@ -21,7 +21,7 @@ _LITERAL, _LAST, _FIRST = 2.0, 1.5, 0.5  # what a sentence is worth for a value 
 class ActionLoss(Protocol):
     """The parent student's mean negative log-likelihood of the supervised calls and replies, in nats a token."""
 
-    def __call__(self, drafts: Sequence[Draft]) -> float:
+    def __call__(self, drafts: Sequence[Draft], /) -> float:
         """Measure drafts whose reasoning is as it shall be tried."""
         ...
 

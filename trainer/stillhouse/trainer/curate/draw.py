@@ -51,17 +51,22 @@ def shares(total: int, weights: Mapping[str, float], available: Mapping[str, int
     given = dict.fromkeys(sorted(available), 0)
     left = min(total, sum(available.values()))
     while left:
-        free = {f: Fraction(weights.get(f, 1.0)) for f in given if given[f] < available[f]}
-        weight = sum(free.values()) or Fraction(1)
-        exact = {f: (w if any(free.values()) else Fraction(1, len(free))) * left / weight for f, w in free.items()}
-        whole = {f: min(int(x), available[f] - given[f]) for f, x in exact.items()}
-        if not any(whole.values()):
-            best = sorted(exact, key=lambda f: (-exact[f], f))[:left]
-            whole = dict.fromkeys(best, 1)
-        for family, n in whole.items():
-            given[family] += n
-            left -= n
+        free = {f: Fraction(str(weights.get(f, 1.0))) for f in given if given[f] < available[f]}
+        for family, n in _largest_remainders(left, free if any(free.values()) else dict.fromkeys(free, Fraction(1))).items():
+            more = min(n, available[family] - given[family])
+            given[family] += more
+            left -= more
     return given
+
+
+def _largest_remainders(total: int, weights: Mapping[str, Fraction]) -> dict[str, int]:
+    """Whole parts first, what is left to the largest remainders (H. Hamilton's method of apportionment)."""
+    weight = sum(weights.values())
+    exact = {f: total * w / weight for f, w in weights.items()}
+    parts = {f: int(x) for f, x in exact.items()}
+    for family in sorted(exact, key=lambda f: (parts[f] - exact[f], f))[: total - sum(parts.values())]:
+        parts[family] += 1
+    return parts
 
 
 def _new(new: Sequence[Draft], quota: Quota) -> Sequence[Draft]:
