@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from stillhouse.sdk.importers.base import Importer
+from stillhouse.sdk.importers.chat import Chat
 from stillhouse.sdk.importers.fireact import FireAct
 from stillhouse.sdk.importers.intercode import Intercode
+from stillhouse.sdk.importers.langfuse import Langfuse
 from stillhouse.sdk.importers.mini_swe import MiniSwe
 from stillhouse.sdk.importers.tau2 import Tau2
 from stillhouse.sdk.importers.tau_bench import TauBench
@@ -13,7 +15,7 @@ from stillhouse.sdk.importers.toolbench import ToolBench
 __all__ = ["IMPORTERS", "Importer", "detect"]
 
 IMPORTERS: dict[str, Importer] = {
-    importer.name: importer for importer in (TauBench(), Tau2(), MiniSwe(), Intercode(), ToolBench(), FireAct())
+    importer.name: importer for importer in (TauBench(), Tau2(), MiniSwe(), Intercode(), ToolBench(), FireAct(), Langfuse(), Chat())
 }
 
 
