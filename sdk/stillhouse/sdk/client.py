@@ -17,7 +17,7 @@ import uuid_utils
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import AgentEvent, ClientReport, FeedbackSource, Outcome, Policy, Task
-from stillhouse.schemas.topics import EVENTS
+from stillhouse.schemas.topics import EVENTS, SCHEMAS
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.handover import Draft, Handover, snapshot
 from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, topic_name
@@ -79,6 +79,7 @@ class Client:
         self._setup = Setup(
             kafka=confluent_producer_args(settings, **_PRODUCER | settings.extra),
             topic=topic_name(settings, EVENTS),
+            schemas_topic=topic_name(settings, SCHEMAS),
             spool=Path(spool) if spool is not None else Config.load().state_dir("spool"),
             tenant=tenant,
             agent=agent,
@@ -94,7 +95,6 @@ class Client:
         self._reset()
         self._start()
         _CLIENTS.add(self)
-        atexit.register(_close_at_exit, weakref.ref(self))
 
     def _reset(self) -> None:
         self._handover = Handover(self._limits.queue_events, self._limits.queue_bytes)
@@ -201,6 +201,28 @@ class Client:
     def emit(self, event: AgentEvent) -> bool:
         """Hand over a whole event, as importers do. False when it was refused (counted in `stats`)."""
         return self._put(event)
+
+    def put(self, event: AgentEvent, timeout: float = 60.0) -> bool:
+        """`emit` for programs that may wait, such as importers: with a full queue it waits for room.
+
+        Returns:
+            False when there was none within `timeout` seconds, or the event was refused (counted in `stats`).
+        """
+        try:
+            data = snapshot(event)
+        except Exception as error:  # noqa: BLE001 - as emit
+            return self._refused(Refusal.BAD_INPUT, type(error).__name__)
+        if self._worker is None:  # the first event after a fork
+            self._start()
+        deadline = time.monotonic() + timeout
+        while not self._closing and not self._handover.put(data):
+            left = deadline - time.monotonic()
+            if left <= 0 or len(data) > self._limits.queue_bytes:
+                return self._refused(Refusal.QUEUE_FULL)
+            taken = threading.Event()
+            self._handover.call(taken.set)
+            taken.wait(left)
+        return self._refused(Refusal.CLOSED) if self._closing else True
 
     def _take(self, kind: str, trajectory_id: str, fields: Any, policy: Policy | None, refuse: Refusal | None = None) -> str | None:
         """Hand over the draft of an event, or count why its maker refuses it; gives its event id."""
@@ -310,9 +332,9 @@ class Client:
 _PARENTS: list[Worker] = []
 
 
-def _close_at_exit(client: "weakref.ref[Client]") -> None:
-    if (alive := client()) is not None:
-        alive.close(_EXIT_TIMEOUT_S)
+def _close_at_exit() -> None:
+    for client in list(_CLIENTS):
+        client.close(_EXIT_TIMEOUT_S)
 
 
 def _after_fork_in_child() -> None:
@@ -320,4 +342,5 @@ def _after_fork_in_child() -> None:
         client._after_fork()
 
 
+atexit.register(_close_at_exit)
 os.register_at_fork(after_in_child=_after_fork_in_child)

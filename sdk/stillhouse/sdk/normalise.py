@@ -75,7 +75,10 @@ def task_from(raw: Any, family: str | None) -> Task:
     """A task from a text (its instruction), an object or nothing; `family` fills a family that the task does not name."""
     if isinstance(raw, str):
         return Task(instruction=raw, family=family)
-    task = msgspec.convert(raw or {}, Task, strict=False)
+    named = msgspec.convert(raw or {}, dict[str, Any])
+    if isinstance(number := named.get("id"), int):
+        named["id"] = str(number)
+    task = msgspec.convert(named, Task)
     return task if task.family or family is None else msgspec.structs.replace(task, family=family)
 
 
@@ -149,7 +152,10 @@ def action_from(raw: Any) -> Message:
     calls = raw if isinstance(raw, list) else [raw]
     if calls and all(isinstance(c, dict) and "name" in c and c.keys() <= _CALL_FIELDS for c in calls):
         return Message(role="assistant", tool_calls=msgspec.convert(calls, tuple[ToolCall, ...]))
-    return message_from(raw, "assistant")
+    message = message_from(raw, "assistant")
+    if message.role != "assistant":
+        raise ValueError("an action is an assistant's message")
+    return message
 
 
 def observation_from(raw: Any, calls: Sequence[ToolCall]) -> tuple[Message, ...]:

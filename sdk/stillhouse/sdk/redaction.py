@@ -16,7 +16,8 @@ from stillhouse.schemas.events import AgentEvent, StepTaken
 Span = tuple[int, int]
 Finder = Callable[[str], Iterable[Span]]
 
-_event_bytes = msgspec.json.Encoder().encode
+_json = msgspec.json.Encoder().encode
+_MARK = re.compile(r"\[redacted:[a-z0-9-]+\]")
 
 
 class RedactionError(PermanentError):
@@ -58,7 +59,6 @@ class Rule:
         except re.error as error:
             raise PermanentError(f"not a regular expression: {error}", where=name) from error
         self.name, self.hints = name, tuple(hints)
-        self.raw_hints = tuple(hint.encode() for hint in hints)
         self.mark = f"[redacted:{name}]"
 
     def spans(self, text: str) -> list[Span]:
@@ -99,6 +99,7 @@ class Redactor:
 
             rules = DEFAULT_RULES
         self.rules = tuple(rules)
+        self._hints = tuple({hint.encode(): None for rule in self.rules for hint in rule.hints})
 
     def with_rules(self, *rules: Rule) -> "Redactor":
         """The same with further rules, which come first."""
@@ -110,20 +111,27 @@ class Redactor:
         Raises:
             RedactionError: a rule failed, or an id holds a secret.
         """
-        # Most events hold nothing that looks like a secret: one search of the whole is much cheaper than a walk.
-        rules = self._hinted(_event_bytes(event).lower())
+        rules = self._candidates(event)
         if not rules:
             return Redacted(event, Counter())
         for text in (event.event_id, event.tenant, event.trajectory_id):
-            if found := _Pass(rules).run(text):
-                raise RedactionError("an id of the event holds a secret", next(iter(found)), in_id=True)
+            ids = _Pass(rules)
+            ids.text(text)
+            if ids.found:
+                raise RedactionError("an id of the event holds a secret", next(iter(ids.found)), in_id=True)
         walk = _Pass(rules)
-        clean = msgspec.convert(walk.value(msgspec.to_builtins(event)), AgentEvent)
-        if isinstance(clean.body, StepTaken) and clean.body.logprobs is not None and self._spelled_out(event, clean):
+        raw = walk.value(msgspec.to_builtins(event))
+        if not walk.found and not _has_logprobs(event):
+            return Redacted(event, walk.found)
+        try:
+            clean = msgspec.convert(raw, AgentEvent)
+        except msgspec.ValidationError:
+            raise RedactionError("a rule replaced what is no free text (a role, a kind)", ", ".join(walk.found)) from None
+        if _has_logprobs(event) and self._spelled_out(event, clean):
             # Log-probabilities spell the action token by token, where no rule can see a secret.
             clean = msgspec.structs.replace(clean, body=msgspec.structs.replace(clean.body, logprobs=None))
             walk.found["logprobs"] += 1
-        return Redacted(clean if walk.found else event, walk.found)
+        return Redacted(clean, walk.found)
 
     def text(self, text: str) -> str:
         """One text with its secrets replaced.
@@ -133,8 +141,18 @@ class Redactor:
         """
         return _Pass(self.rules).text(text)
 
-    def _hinted(self, lower: bytes) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self.rules if not rule.hints or any(hint in lower for hint in rule.raw_hints))
+    def _candidates(self, event: AgentEvent) -> tuple[Rule, ...]:
+        """The rules that may find something. Most events hold nothing like a secret: searching the whole is cheaper than a walk."""
+        body = event.body
+        # Without the names of our own fields (input_tokens), which look like hints.
+        texts = [getattr(body, name) for name in body.__struct_fields__ if name != "usage"]
+        envelope = (event.event_id, event.tenant, event.trajectory_id, event.agent, event.policy, event.assignment, event.traceparent)
+        lower = _json((envelope, texts)).lower()
+        found = set()
+        for hint in self._hints:
+            if hint in lower:
+                found.add(hint.decode())
+        return tuple(rule for rule in self.rules if not rule.hints or not found.isdisjoint(rule.hints))
 
     def _spelled_out(self, event: AgentEvent, clean: AgentEvent) -> bool:
         assert isinstance(event.body, StepTaken) and isinstance(clean.body, StepTaken)
@@ -154,10 +172,6 @@ class _Pass:
         self._rules = rules
         self.found: Counter[str] = Counter()
 
-    def run(self, text: str) -> Counter[str]:
-        self.text(text)
-        return self.found
-
     def value(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
@@ -170,19 +184,32 @@ class _Pass:
     def text(self, text: str) -> str:
         lower = text.lower()
         for rule in self._rules:
-            if not rule.hints or any(hint in lower for hint in rule.hints):
-                text = self._replace(text, rule)
+            for hint in rule.hints:
+                if hint in lower:
+                    break
+            else:
+                if rule.hints:
+                    continue
+            text = self._replace(text, rule)
         return text
 
     def _field(self, key: str, value: Any) -> Any:
         clean = self.value(value)
-        if not isinstance(clean, str) or not clean or clean.startswith("[redacted:"):
+        if isinstance(clean, dict) or clean is None or isinstance(clean, bool):
             return clean
         for rule in self._rules:
             if rule.keys is not None and rule.keys.search(key):
-                self.found[rule.name] += 1
-                return rule.mark
+                return self._whole(clean, rule)
         return clean
+
+    def _whole(self, value: Any, rule: Rule) -> Any:
+        """A field named as a secret: all of its texts and numbers are."""
+        if isinstance(value, list):
+            return [self._whole(item, rule) for item in value]
+        if value is None or isinstance(value, dict | bool) or value == "" or (isinstance(value, str) and _MARK.fullmatch(value)):
+            return value
+        self.found[rule.name] += 1
+        return rule.mark
 
     def _replace(self, text: str, rule: Rule) -> str:
         spans = sorted(rule.spans(text))
@@ -195,6 +222,10 @@ class _Pass:
                 self.found[rule.name] += 1
             done = max(done, end)  # an overlapping one is covered by the mark before it
         return "".join((*parts, text[done:]))
+
+
+def _has_logprobs(event: AgentEvent) -> bool:
+    return isinstance(event.body, StepTaken) and event.body.logprobs is not None
 
 
 def _tokens(value: Any) -> Iterable[str]:

@@ -18,7 +18,7 @@ _NAMES = (
     r"api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|account[_-]?key|client[_-]?secret|secret|"
     r"access[_-]?token|auth[_-]?token|refresh[_-]?token|id[_-]?token|session[_-]?token|bot[_-]?token|password|passwd|passphrase|pwd"
 )
-_FIELDS = rf"(?i)^(?:[a-z0-9]+[_-])*(?:{_NAMES}|authorization|x-api-key)$"
+_FIELDS = rf"(?i)(?:{_NAMES}|authorization)$"
 
 # A value after `=`: any of six or more characters that is no call or lookup in code. After `:` prose is likelier: it must hold a digit.
 _VALUE = r"[^\s\"'\\,;&<>()\[\]{}]"

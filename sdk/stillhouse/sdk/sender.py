@@ -89,6 +89,7 @@ class Sender:
         self._cursor: dict[SpoolFolder, int] = {}
         self._resume_at = self._write_at = 0.0
         self._away = self._fatal = False
+        self.full = False  # neither the library nor the spool had room for the last events
         self._producer = self._new_producer()
 
     @property
@@ -107,6 +108,17 @@ class Sender:
             self._overflow.append(parcel)
         elif not flight.landed:
             self._exposed.append(flight)
+
+    def announce(self, parcel: Parcel, done: Callable[[], None]) -> None:
+        """Send once and forget, calling `done` when it is acknowledged: nothing depends on it, and it is not counted."""
+
+        def delivered(error: Any, _message: Any) -> None:
+            if error is None:
+                done()
+            else:
+                _log.debug("%s did not take our schema: %s", parcel.topic, error.name())
+
+        self._producer.produce(parcel.topic, value=parcel.value, key=parcel.key, on_delivery=delivered)
 
     def turn(self, wait: float) -> None:
         """One round: acknowledgements (waiting up to `wait` seconds for the first), then disk, then what lies in the spool."""
@@ -133,6 +145,7 @@ class Sender:
         self._exposed = deque(f for f in self._exposed if f.slot is None and not f.landed)
         lost = self._overflow[max(0, len(slots) - len(due)) :]
         self._overflow = []
+        self.full = why is not None
         if why is not None:
             self._write_at = self._clock() + self._limits.retry_after_s
             self._give_up(len(lost), why)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stillhouse.sdk import spool_folder
-from stillhouse.sdk.spool_folder import Parcel, SpoolFolder, stored_size
+from stillhouse.sdk.spool_folder import Parcel, SpoolFolder
 from stillhouse.sdk.stats import Refusal
 
 _log = logging.getLogger("stillhouse.sdk")
@@ -68,7 +68,7 @@ class Spool:
         """
         room, fitting = self._max_bytes - self._own.bytes, 0
         for parcel in parcels:
-            room -= stored_size(parcel)
+            room -= parcel.stored
             if room < 0:
                 break
             fitting += 1

@@ -20,8 +20,9 @@ from stillhouse.schemas.errors import PermanentError
 _OURS = "process-"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS parcels (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, headers BLOB NOT NULL
+  number INTEGER PRIMARY KEY, topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, headers BLOB NOT NULL, size INTEGER NOT NULL
 )"""
+_DELETE = "DELETE FROM parcels WHERE number = ? RETURNING size"
 _OVERHEAD = 64  # what a row takes beside its columns, about
 
 Headers = list[tuple[str, bytes]]
@@ -29,17 +30,26 @@ _headers = msgspec.msgpack.Decoder(Headers).decode
 
 
 class Parcel(NamedTuple):
-    """A record ready to be sent: redacted and encoded."""
+    """A record ready to be sent: redacted and encoded. `size` counts key, value and headers in bytes."""
 
     topic: str
     key: bytes
     value: bytes
     headers: Headers
+    size: int
 
     @property
-    def size(self) -> int:
-        """Bytes of key, value and headers."""
-        return len(self.key) + len(self.value) + sum(len(name) + len(value) for name, value in self.headers)
+    def stored(self) -> int:
+        """What it counts against the spool's bound."""
+        return self.size + _OVERHEAD
+
+
+def parcel(topic: str, key: bytes, value: bytes, headers: Headers) -> Parcel:
+    """A parcel with its size."""
+    size = len(key) + len(value)
+    for name, header in headers:
+        size += len(name) + len(header)
+    return Parcel(topic, key, value, headers, size)
 
 
 class SpoolFolder:
@@ -53,6 +63,7 @@ class SpoolFolder:
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
         self._db: sqlite3.Connection | None = None
+        self._last = 0  # the highest number ever given
         self.rows = self.bytes = 0
 
     def open(self) -> None:
@@ -66,8 +77,8 @@ class SpoolFolder:
             # FULL: one fsync a transaction, and there are at most a few a second: power loss takes no more than a kill.
             for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _SCHEMA):
                 db.execute(statement)
-            count = "SELECT count(*), coalesce(sum(length(key) + length(value) + length(headers)), 0) FROM parcels"
-            self.rows, held = db.execute(count).fetchone()
+            count = "SELECT count(*), coalesce(sum(size), 0), coalesce(max(number), 0) FROM parcels"
+            self.rows, held, self._last = db.execute(count).fetchone()
             self.bytes = held + self.rows * _OVERHEAD
         except sqlite3.Error:
             db.close()
@@ -83,30 +94,21 @@ class SpoolFolder:
         if self._db is None:
             self.open()
         assert self._db is not None
-        rows = [(p.topic, p.key, p.value, msgspec.msgpack.encode(p.headers)) for p in insert]
-        numbers: list[int] = []
+        numbers = list(range(self._last + 1, self._last + 1 + len(insert)))
+        rows = [(number, *p[:3], msgspec.msgpack.encode(p.headers), p.size) for number, p in zip(numbers, insert, strict=True)]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            freed = self._delete(self._db, delete)
-            for row in rows:
-                cursor = self._db.execute("INSERT INTO parcels (topic, key, value, headers) VALUES (?, ?, ?, ?)", row)
-                numbers.append(cursor.lastrowid or 0)
+            gone = [row[0] for number in delete for row in self._db.execute(_DELETE, (number,))]
+            self._db.executemany("INSERT INTO parcels VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except sqlite3.Error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        self.rows += len(rows) - freed[0]
-        self.bytes += sum(stored_size(p) for p in insert) - freed[1]
+        self._last += len(rows)
+        self.rows += len(rows) - len(gone)
+        self.bytes += sum(p.stored for p in insert) - sum(gone) - len(gone) * _OVERHEAD
         return numbers
-
-    def _delete(self, db: sqlite3.Connection, numbers: Sequence[int]) -> tuple[int, int]:
-        count = freed = 0
-        sql = "DELETE FROM parcels WHERE number = ? RETURNING length(key) + length(value) + length(headers)"
-        for number in numbers:
-            for (size,) in db.execute(sql, (number,)):
-                count, freed = count + 1, freed + size + _OVERHEAD
-        return count, freed
 
     def read(self, after: int, limit: int) -> Iterator[tuple[int, Parcel]]:
         """Up to `limit` parcels with numbers above `after`, in order.
@@ -116,9 +118,9 @@ class SpoolFolder:
         """
         if self._db is None:
             return
-        sql = "SELECT number, topic, key, value, headers FROM parcels WHERE number > ? ORDER BY number LIMIT ?"
-        for number, topic, key, value, headers in self._db.execute(sql, (after, limit)).fetchall():
-            yield number, Parcel(topic, key, value, _headers(headers))
+        sql = "SELECT number, topic, key, value, headers, size FROM parcels WHERE number > ? ORDER BY number LIMIT ?"
+        for number, topic, key, value, headers, size in self._db.execute(sql, (after, limit)).fetchall():
+            yield number, Parcel(topic, key, value, _headers(headers), size)
 
     def close(self, *, remove: bool) -> None:
         """Give the folder back: to nobody when it is empty and `remove` is set, else to the next start."""
@@ -134,11 +136,6 @@ class SpoolFolder:
     def forget(self) -> None:
         """In a forked child: let go of the parent's lock without releasing it, and never touch its file."""
         os.close(self._lock)
-
-
-def stored_size(parcel: Parcel) -> int:
-    """What a parcel counts against the spool's bound."""
-    return len(parcel.key) + len(parcel.value) + len(msgspec.msgpack.encode(parcel.headers)) + _OVERHEAD
 
 
 def create(spool: Path) -> SpoolFolder:
@@ -191,5 +188,6 @@ def waiting(spool: Path) -> int:
     total = 0
     for file in spool.glob(f"{_OURS}*/parcels.db"):
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-            total += int(db.execute("SELECT count(*) FROM parcels").fetchone()[0])
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'parcels'").fetchone():  # else it is being made
+                total += int(db.execute("SELECT count(*) FROM parcels").fetchone()[0])
     return total

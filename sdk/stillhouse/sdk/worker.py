@@ -4,13 +4,14 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.codec import decode, encode, headers_for
+from stillhouse.schemas.codec import decode, encode, headers_for, schema_record
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import AgentEvent, Policy
 from stillhouse.schemas.topics import EVENT_MAX_BYTES
@@ -21,7 +22,7 @@ from stillhouse.sdk.redaction import RedactionError, Redactor
 from stillhouse.sdk.rejected import RejectedFolder
 from stillhouse.sdk.sender import Sender
 from stillhouse.sdk.spool import Spool
-from stillhouse.sdk.spool_folder import Parcel
+from stillhouse.sdk.spool_folder import Parcel, parcel
 from stillhouse.sdk.stats import Counters, Refusal
 
 _log = logging.getLogger("stillhouse.sdk")
@@ -35,6 +36,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
     kafka: dict[str, Any]
     topic: str
+    schemas_topic: str
     spool: Path
     tenant: str
     agent: str
@@ -72,6 +74,7 @@ class Worker:
     def run(self) -> None:
         """The thread's life: rounds until `stop`, then what `stop` allows."""
         self._guarded(self._adopt)
+        self._guarded(self._announce)
         while self._deadline is None:
             self._guarded(self._round)
         self._guarded(self._finish)
@@ -95,6 +98,14 @@ class Worker:
         self._counters.adopted += adopted
         if adopted:
             _log.info("%d events that ended processes left in the spool are sent now", adopted)
+
+    def _announce(self) -> None:
+        """Tell readers that are older than we how we write events: once for each spool, destination and schema."""
+        key, value = schema_record(AgentEvent)
+        where = f"{self._setup.kafka['bootstrap.servers']} {self._setup.schemas_topic}"
+        marker = self._setup.spool / f"schema-{key.decode()}-{sha256(where.encode()).hexdigest()[:12]}"
+        if not marker.exists():
+            self._sender.announce(parcel(self._setup.schemas_topic, key, value, []), marker.touch)
 
     def _round(self) -> None:
         # While anything is under way, or was until just now, rounds are paced by the producer's poll and the agent need not wake
@@ -139,15 +150,14 @@ class Worker:
         if found:
             self._counters.redact(found)
         try:
-            headers = headers_for(event, self._setup.way_in)
-            parcel = Parcel(self._setup.topic, event.key.encode(), encode(event), headers)
+            ready = parcel(self._setup.topic, event.key.encode(), encode(event), headers_for(event, self._setup.way_in))
         except (PermanentError, ValueError, TypeError, AttributeError) as error:
             self._refuse(Refusal.BAD_INPUT, error)
             return
-        if parcel.size > EVENT_MAX_BYTES - _RECORD_OVERHEAD:
+        if ready.size > EVENT_MAX_BYTES - _RECORD_OVERHEAD:
             self._reject(event, Refusal.TOO_LARGE)
         else:
-            self._sender.send(parcel, since)
+            self._sender.send(ready, since)
 
     def _refuse(self, why: Refusal, error: Exception | None = None) -> None:
         # Never the error's text: it may quote what was passed.
@@ -165,7 +175,9 @@ class Worker:
             _log.error("a rejected event could not be kept (%s)", error.strerror)
 
     def _report(self) -> None:
-        """Tell the other side what was given up since the last report."""
+        """Tell the other side what was given up since the last report; later, while there is no room even for that."""
+        if self._sender.full:
+            return
         self._report_at = monotonic() + self._setup.limits.report_every_s
         now = self._counters.rejected()
         new = {reason: count - self._reported.get(reason, 0) for reason, count in now.items() if count > self._reported.get(reason, 0)}
