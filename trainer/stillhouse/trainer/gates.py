@@ -37,13 +37,18 @@ def data_gate(train: Sequence[Example], validation: Sequence[Example] = (), *, e
     for example in validation:
         if example.side is not Side.VALIDATION:
             return Verdict(False, f"{example.key} measures validation but is on the side {example.side}")
-    both = {e.task_key for e in train} & {e.task_key for e in validation}
+    both = {_task(e) for e in train} & {_task(e) for e in validation}
     if both:
-        return Verdict(False, f"held-out task in the training set: {min(both)} is on both sides")
+        return Verdict(False, f"held-out task in the training set: {min(both)[2]} is on both sides")
     for example in (*train, *validation):
         if example.key in erased:
             return Verdict(False, f"erased row in the window: {example.key}")
     return PASSED
+
+
+def _task(example: Example) -> tuple[str, str, str]:
+    """A task's id is its source's: another tenant or family may have the same one."""
+    return (example.tenant, example.family, example.task_key)
 
 
 def format_gate(rate: float, parent_rate: float | None) -> Verdict:

@@ -21,6 +21,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         lineage: the line of students that share base model, view, rank, alpha and targets.
         window: id of the window that it was trained on.
         dataset_sha256: hash of the curated window.
+        offsets: first and last offset of the window's events by partition of `agent.events`.
         erasure_offset: position in the topic of erasures up to which erased rows were left out (-1: none yet).
         base_model: name of the base model's folder.
         base_sha256: the base model's identity.
@@ -42,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     lineage: str = ""
     window: str = ""
     dataset_sha256: str = ""
+    offsets: dict[int, tuple[int, int]] = {}
     erasure_offset: int = -1
     base_model: str
     base_sha256: str

@@ -5,6 +5,8 @@ from typing import Literal
 import msgspec
 
 from stillhouse.schemas.actions import Grammar
+from stillhouse.schemas.render import RenderSpec
+from stillhouse.trainer.training_job import TrainSettings
 
 
 class CurationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +60,19 @@ class CurationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     context_turns: int = 6
     per_step: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that contradict each other.
+
+        Raises:
+            ValueError: the two shares leave nothing to train on, or a share is none.
+        """
+        shares = ("test_share", "validation_share", "recovery_share", "self_training_share", "tenant_cap", "source_cap", "similarity")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: a share lies between 0 and 1")
+        if self.test_share + self.validation_share >= 1:
+            raise ValueError("test_share and validation_share leave nothing to train on")
+
 
 class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[window]`: which rows a window takes, and how it is trained on top of those before it.
@@ -67,7 +82,6 @@ class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown
         size: new examples that a window draws; 0 takes all.
         max_rows: new trajectories that a window looks at, oldest first.
         max_tokens: supervised tokens times epochs up to which a window starts fresh with the whole pool.
-        epochs: passes over the window's examples.
         replay: earlier examples drawn again for each new one, in a window that continues (0.5: a third of all).
         family_floor: weight of a family that the student has mastered; its failure rate comes on top.
         fresh_every: windows after which training starts from the base model again.
@@ -79,16 +93,25 @@ class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown
     size: int = 0
     max_rows: int = 20_000
     max_tokens: int = 2_000_000
-    epochs: int = 1
     replay: float = 0.5
     family_floor: float = 0.3
     fresh_every: int = 8
     min_kept: int = 100
     max_age_hours: float = 24.0
 
+    def __post_init__(self) -> None:
+        """Refuse a rule that never trains.
 
-class TrainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[trainer]`: the base model, the student's view of a conversation, and the hyperparameters.
+        Raises:
+            ValueError: as in `CurationSettings`, or a count is not positive.
+        """
+        CurationSettings.__post_init__(self)
+        if self.max_rows < 1 or self.fresh_every < 1 or self.size < 0 or self.replay < 0:
+            raise ValueError("max_rows and fresh_every are at least 1, size and replay not negative")
+
+
+class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[trainer]`: the base model, the student's view of a conversation, and the hyperparameters of `TrainSettings`.
 
     Attributes:
         model: name of a base model that `models fetch` knows, or a folder.
@@ -99,19 +122,7 @@ class TrainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         reasoning: hide the teacher's reasoning, or train on it as content.
         grammar: how the student writes calls.
         context_limit: tokens of a conversation.
-        rank: LoRA rank; fixed per lineage, like alpha.
-        alpha: LoRA alpha.
-        batch: examples of one optimizer step.
-        learning_rate: peak rate of a fresh window.
-        continue_rate: part of the peak rate that a continued window has.
-        warmup: part of the steps that the rate rises for.
-        max_steps: optimizer steps at most; 0 is no limit.
-        evaluate_every: optimizer steps between validation losses; 0 is four times an epoch.
-        patience: evaluations without a better validation loss after which training stops.
-        loss_margin: nats that a student's best validation loss may lie above its parent's.
-        gap_limit: nats between training and validation loss that are too many, unless success rose.
-        threads: CPU threads of training; 0 leaves it to torch.
-        seed: of initialisation and order.
+        seed: initialisation and order derive theirs from it.
     """
 
     model: str = "smollm2-135m"
@@ -122,16 +133,19 @@ class TrainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     reasoning: Literal["hide", "content"] = "hide"
     grammar: Grammar = "tool_call"
     context_limit: int = 2048
-    rank: int = 16
-    alpha: int = 32
-    batch: int = 2
-    learning_rate: float = 2e-3
-    continue_rate: float = 0.5
-    warmup: float = 0.1
-    max_steps: int = 0
-    evaluate_every: int = 0
-    patience: int = 3
-    loss_margin: float = 0.02
-    gap_limit: float = 0.5
-    threads: int = 2
     seed: int = 1
+
+    def render(self) -> RenderSpec:
+        """The student's view, before a model gives it its stop ids."""
+        return RenderSpec(
+            system=self.system,
+            system_prompt=self.system_prompt,
+            tools=self.tools,
+            reasoning=self.reasoning,
+            grammar=self.grammar,
+            context_limit=self.context_limit,
+        )
+
+    def training(self) -> TrainSettings:
+        """The hyperparameters alone, as a training job takes them."""
+        return TrainSettings(**{name: getattr(self, name) for name in TrainSettings.__struct_fields__})

@@ -22,7 +22,7 @@ from stillhouse.trainer.curate.standardise import standardise
 from stillhouse.trainer.curate.success import success
 from stillhouse.trainer.curate.weight import rescale, weight
 from stillhouse.trainer.examples import Example, Side
-from stillhouse.trainer.ledger import LeaderLedger
+from stillhouse.trainer.ledger import Batch, LeaderLedger
 from stillhouse.trainer.ledger_histograms import StepHistograms, histograms_of
 from stillhouse.trainer.settings import CurationSettings
 from stillhouse.trainer.waterfall import StageYield, Waterfall
@@ -47,6 +47,7 @@ class Curated(msgspec.Struct, frozen=True, kw_only=True):
         validation: examples of the validation side.
         waterfall: what each stage kept and dropped; carries the manifest hash.
         ledger: the ledger with this window's tasks.
+        added: what the window added to it.
         histograms: what this window adds to the lineage's.
         reasons: for each trajectory that is not trained on, stage and reason.
         returned: keys that were not drawn and go back to the pool.
@@ -56,6 +57,7 @@ class Curated(msgspec.Struct, frozen=True, kw_only=True):
     validation: tuple[Example, ...]
     waterfall: Waterfall
     ledger: LeaderLedger
+    added: tuple[Batch, ...]
     histograms: StepHistograms
     reasons: dict[str, tuple[str, str]]
     returned: frozenset[str]
@@ -124,6 +126,7 @@ def curate(
         validation=validation,
         waterfall=waterfall,
         ledger=known,
+        added=known.added(ledger),
         histograms=own,
         reasons=flow.reasons,
         returned=returned,

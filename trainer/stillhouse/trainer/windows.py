@@ -1,0 +1,238 @@
+"""Windows in the store: planned from what is new, claimed once, moved from state to state by compare-and-set.
+
+claimed → curated → trained → evaluated → registered | rejected(reason). A state's artefact exists before the state does.
+"""
+
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from stillhouse.schemas.errors import PermanentError, RetryableError, UsageError
+from stillhouse.sdk.store import Store
+from stillhouse.sdk.store_arrow import quoted
+from stillhouse.trainer import windows_pool
+from stillhouse.trainer.curate.counting import Counter
+from stillhouse.trainer.curate.draw import Quota
+from stillhouse.trainer.curate.pipeline import Curated, Tools, curate
+from stillhouse.trainer.ledger import Batch, LeaderLedger
+from stillhouse.trainer.settings import CurationSettings, WindowSettings
+from stillhouse.trainer.windows_types import NEXT, TERMINAL, Mode, State, Window, WindowPlan, WindowRow
+
+WINDOWS, LEADERS = "windows", "leaders"
+_POOL_COLUMNS = (
+    "key", "revision", "content", "chunks", "family", "partition", "first_offset", "last_offset",
+    "policies", "outcome", "steps", "output_tokens", "first_occurred_at",
+)  # fmt: skip
+
+Clock = Callable[[], int]
+
+
+def wall_clock() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def plan(
+    store: Store,
+    settings: WindowSettings,
+    *,
+    lineage: str | None = None,
+    families: Iterable[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    size: int | None = None,
+    replay: float | None = None,
+    mode: Mode | None = None,
+    epochs: int = 1,
+    barred: Container[str] = (),
+) -> WindowPlan:
+    """What the lineage's next window would be. Nothing is written.
+
+    Args:
+        store: where rows and windows are.
+        settings: the section `[window]`; the arguments below override it.
+        lineage: name of the chain of students.
+        families: only these; all by default.
+        weights: parts of the families. By default from the failure rates that the parent's evaluation left, where there are any.
+        size: new examples to draw; 0 takes all.
+        replay: replayed examples for each new one, when the window continues.
+        mode: instead of the rule's.
+        epochs: passes that training makes: a fresh start must be able to afford the whole pool.
+        barred: students that were rolled back or revoked: never a parent.
+
+    Raises:
+        UsageError: a window of the lineage is still open, or there is no student to continue.
+    """
+    lineage = lineage or settings.lineage
+    windows = {w.key: w for w in list_windows(store, lineage)}
+    _none_open(windows.values())
+    rows = [found for row in store.trajectories(columns=_POOL_COLUMNS) if (found := windows_pool.pool_row(row)) is not None]
+    tip = windows_pool.best(windows, {r.row.key: r.row.content for r in rows}, barred)
+    pool = windows_pool.pool_of(rows, windows, tip)
+    chosen, why = windows_pool.mode_of(pool, windows_pool.chain(windows, tip), settings, epochs)
+    if mode is not None and mode != chosen:
+        chosen, why = mode, "asked for"
+    if chosen == "continue" and (tip is None or pool.stale):
+        raise UsageError("there is no student to continue", where=lineage, fix="Run a fresh window.")
+    number = max((w.plan.number for w in windows.values()), default=0) + 1
+    key = f"{quote(lineage, safe='')}-{number:06d}"
+    wanted = set(families) if families is not None else None
+    new = [r.row for r in pool.new if wanted is None or r.row.family in wanted][: settings.max_rows]
+    size = settings.size if size is None else size
+    replay = settings.replay if replay is None else replay
+    quota = _quota(chosen, size, replay, _weights(weights, tip, new, settings), key)
+    again = list(pool.trained)
+    if chosen == "continue":
+        again = windows_pool.to_replay(again, round(replay * min(size or len(new), len(new))), settings.seed, key)
+    return WindowPlan(
+        key=key,
+        lineage=lineage,
+        number=number,
+        mode=chosen,
+        why=why,
+        previous=tip.key if tip else None,
+        parent=tip.student if tip and not pool.stale else None,
+        rows=tuple(new),
+        again=(*again, *pool.validation),
+        quota=quota,
+    )
+
+
+def claim(store: Store, planned: WindowPlan, *, clock: Clock = wall_clock) -> Window:
+    """Take a planned window; only one process can.
+
+    Raises:
+        UsageError: it has no rows.
+        RetryableError: another process has claimed it: plan again.
+    """
+    if not planned.rows:
+        raise UsageError("nothing new to learn from", where=f"lineage {planned.lineage}", fix="Wait for more trajectories, or import some.")
+    now = clock()
+    window = Window(plan=planned, history=((State.CLAIMED, now),))
+    if store.insert_if_absent(WINDOWS, [_row(window, None, now)]) != 1:
+        raise RetryableError("the window was claimed by another process", where=planned.key)
+    return window
+
+
+def advance(store: Store, window: Window, to: State, *, clock: Clock = wall_clock, **facts: Any) -> Window:
+    """Move a window on, with the facts of its new state.
+
+    Raises:
+        PermanentError: that is not the next state.
+        RetryableError: another process moved it: look again.
+    """
+    if window.state in TERMINAL or (to is not State.REJECTED and NEXT[window.state] is not to):
+        raise PermanentError(f"a window cannot go from {window.state.value} to {to.value}", where=window.key)
+    now = clock()
+    moved = msgspec.structs.replace(window, state=to, history=(*window.history, (to, now)), **facts)
+    if store.compare_and_set(WINDOWS, [_row(moved, window, now)], "base_state") != 1:
+        raise RetryableError("another process moved the window", where=window.key, fix="Only one trainer should run a lineage.")
+    return moved
+
+
+def list_windows(store: Store, lineage: str | None = None) -> list[Window]:
+    """The windows of a lineage, or all, by key. Rows that only ask for a window (`requested`) are not among them."""
+    states = ", ".join(quoted(s.value) for s in State)
+    where = f"state IN ({states})" + (f" AND scope = {quoted(lineage)}" if lineage is not None else "")
+    return [msgspec.convert(row["data"], Window, strict=False) for row in store.rows(WINDOWS, where)]
+
+
+def show(store: Store, key: str) -> Window:
+    """One window.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    row = store.by_key(WINDOWS, [key]).get(key)
+    if row is None or row["state"] not in State:
+        raise UsageError("no such window", where=key, fix="`stillhouse windows list` names them.")
+    return msgspec.convert(row["data"], Window, strict=False)
+
+
+def open_window(store: Store, lineage: str) -> Window | None:
+    """The lineage's window that is neither registered nor rejected: what a trainer that was killed goes on with."""
+    return next((w for w in list_windows(store, lineage) if w.state not in TERMINAL), None)
+
+
+def curate_plan(store: Store, planned: WindowPlan, settings: CurationSettings, counter: Counter, tools: Tools | None = None) -> Curated:
+    """Curate what a plan lists. Reads the store and writes nothing: the same plan gives the same result.
+
+    Raises:
+        PermanentError: a listed row was erased since.
+    """
+    before = {w.key: w for w in list_windows(store, planned.lineage)}
+    previous = before.get(planned.previous) if planned.previous is not None else None
+    trajectories = store.load_at([row.ref for row in (*planned.rows, *planned.again)])
+    return curate(
+        list(trajectories.values()),
+        load_ledger(store, settings),
+        settings,
+        counter,
+        histograms=windows_pool.steps_of(windows_pool.chain(before, previous)),
+        again=[row.key for row in planned.again],
+        quota=planned.quota,
+        tools=tools,
+    )
+
+
+def load_ledger(store: Store, settings: CurationSettings) -> LeaderLedger:
+    """The leader ledger of the store."""
+    batches = [msgspec.convert(row["data"], Batch, strict=False) for row in store.rows(LEADERS)]
+    return LeaderLedger(
+        batches,
+        seed=settings.seed,
+        test_share=settings.test_share,
+        validation_share=settings.validation_share,
+        similarity=settings.similarity,
+    )
+
+
+def store_ledger(store: Store, batches: Iterable[Batch], *, clock: Clock = wall_clock) -> None:
+    """Append what a planning added.
+
+    Raises:
+        RetryableError: another planner added to the same scope at the same time: curate again with the ledger as it is now.
+    """
+    now = clock()
+    for batch in batches:
+        scope = f"{quote(batch.tenant, safe='')}/{quote(batch.family, safe='')}"
+        row = _ledger_row(batch.key, scope, "added", "", msgspec.to_builtins(batch), now, now)
+        if store.insert_if_absent(LEADERS, [row]) != 1:
+            raise RetryableError("another planner placed tasks at the same time", where=f"leaders of {scope}")
+
+
+def _quota(mode: Mode, size: int, replay: float, weights: dict[str, float] | None, salt: str) -> Quota | None:
+    """A fresh window keeps its whole pool; one that continues replays a part of it."""
+    if mode == "fresh":
+        return Quota(size=size, weights=weights) if size else None
+    return Quota(size=size or None, weights=weights, replay=replay, salt=salt)
+
+
+def _weights(
+    given: Mapping[str, float] | None, tip: Window | None, rows: Iterable[WindowRow], settings: WindowSettings
+) -> dict[str, float] | None:
+    if given is not None:
+        return dict(given)
+    rates = tip.evaluated.failure_rates if tip and tip.evaluated else {}
+    return windows_pool.family_weights(rates, [r.family for r in rows], settings.family_floor) if rates else None
+
+
+def _none_open(windows: Iterable[Window]) -> None:
+    for window in windows:
+        if window.state not in TERMINAL:
+            raise UsageError(f"a window of this lineage is still {window.state.value}", where=window.key, fix="Run it to its end first.")
+
+
+def _row(window: Window, before: Window | None, now: int) -> dict[str, Any]:
+    started = window.history[0][1]
+    base = before.state.value if before else ""
+    return _ledger_row(window.key, window.plan.lineage, window.state.value, base, msgspec.to_builtins(window, str_keys=True), started, now)
+
+
+def _ledger_row(key: str, scope: str, state: str, base: str, data: Any, created: int, updated: int) -> dict[str, Any]:
+    return {
+        "key": key, "scope": scope, "state": state, "base_state": base, "data": data,
+        "content": state, "base_content": base, "created_at": created, "updated_at": updated,
+    }  # fmt: skip
