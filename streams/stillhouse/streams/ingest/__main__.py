@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store, StoreSettings
 from stillhouse.streams import logs
 from stillhouse.streams.health import HealthServer
+from stillhouse.streams.ingest.chores import Chores
 from stillhouse.streams.ingest.steps import from_environment
-from stillhouse.streams.ingest.worker import Worker
+from stillhouse.streams.ingest.worker import Clocks, Worker
 from stillhouse.streams.instruments import Instruments
 from stillhouse.streams.lock import hold
 from stillhouse.streams.maintenance import Maintainer
@@ -44,7 +46,7 @@ async def _serve(args: argparse.Namespace) -> None:
     instruments = Instruments("stillhouse_ingest_", "stillhouse_store_")
     worker = Worker(kafka, settings, store, ordinal.number, instruments, reached=from_environment(os.environ))
     maintainer = Maintainer(store, settings, instruments, worker.member.name, lambda: worker.flusher.recent)
-    health = HealthServer(instruments, worker.healthy, worker.ready)
+    health = HealthServer(instruments, worker.status.healthy, worker.status.ready)
     address = await health.start(args.metrics_host, args.metrics_port)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,13 +56,18 @@ async def _serve(args: argparse.Namespace) -> None:
         ready = {"ready": "ingest", "pid": os.getpid(), "ordinal": ordinal.number, "url": address, "metrics": f"{address}/metrics"}
         print(json.dumps(ready), flush=True)
 
-    upkeep = asyncio.create_task(maintainer.run())
+    chores = Chores(kafka, store, worker.erasures, worker.schemas, worker.resolver, worker.member.name, Clocks().now)
+    tasks: list[asyncio.Task[None]] = []
     try:
         await worker.start()
-        await worker.run(joined)
+        tasks = [asyncio.create_task(work) for work in (worker.run(joined), maintainer.run(), chores.run())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:  # the worker was stopped; or one of them failed, and then the process does
+            task.result()
     finally:
-        upkeep.cancel()
-        await asyncio.gather(upkeep, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await worker.close()
         await health.stop()
         ordinal.release()
@@ -76,6 +83,9 @@ def exit_code(error: StillhouseError) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM."""
     logs.configure()
+    # Events are many, live for seconds and hold no cycles: with the default thresholds a quarter of the time goes to looking for some.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full disk is an error of a write, not the end of the process
     try:
         asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))

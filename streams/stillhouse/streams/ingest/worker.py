@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from stillhouse.streams.ingest.partitions import Partitions
 from stillhouse.streams.ingest.records import UNATTRIBUTED, Record
 from stillhouse.streams.ingest.registry import Resolver
 from stillhouse.streams.ingest.sink import Sink
+from stillhouse.streams.ingest.status import Status
 from stillhouse.streams.ingest.steps import Reached, unwatched
 from stillhouse.streams.instruments import Instruments
 from stillhouse.streams.logs import logger
@@ -74,13 +75,15 @@ class Worker:
         self._outbox = Outbox(kafka)
         self._partitions = Partitions()
         self._open = OpenTrajectories(settings.open_bytes, settings.source_open_bytes)
-        self.member = Member(kafka, settings, self.topic, ordinal, self._partitions, self._on_revoked, self._open.lose)
-        self._decoder = Decoder(
-            Resolver(self.schemas, kafka), RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic
-        )
+        self.member = Member(kafka, settings, self.topic, ordinal, self._partitions, self._on_revoked, self._on_lost)
+        self.resolver = Resolver(self.schemas, kafka)
+        self._decoder = Decoder(self.resolver, RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic)
         self._waiter = Waiter(settings.retry_wait, self.member.pause, self.member.resume, instruments)
         sink = Sink(store, clocks.now, erased=self.erasures, slow_ms=settings.slow_request_ms, reached=reached)
         self.flusher = Flusher(self._open, sink, self._outbox, self._waiter, self._commit, settings, instruments, clocks.monotonic, reached)
+        self.status = Status(
+            self.member, self._partitions, self._open, self._waiter, instruments, clocks.monotonic, settings.max_poll_interval
+        )
         self._kept: list[Batch] = []
         self._flushing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -151,7 +154,7 @@ class Worker:
         self._open.add(decoded.events, self._clocks.monotonic())
         partition.read(records[-1].offset + 1, records[-1].timestamp * 1000)
         self._reached("group")
-        self._count(decoded)
+        self.status.count(decoded)
         if UNATTRIBUTED in decoded.closed:
             self.member.stop_partition(partition.number)
             log.error(
@@ -223,7 +226,7 @@ class Worker:
             await self._outbox.watermarks(self._watermarks())
         except RetryableError as error:
             log.warning("a tick was incomplete", error=str(error))
-        self._gauges()
+        self.status.turn(self._clocks.now())
 
     async def _commit(self) -> None:
         """Step 7."""
@@ -250,6 +253,10 @@ class Worker:
                 drained.result()
             await self._commit()
 
+    def _on_lost(self, partition: int) -> None:
+        self._open.lose(partition)
+        self.status.lost(partition)
+
     async def _drain(self, cause: str) -> None:
         if self._waiter.waiting:
             return  # the log has what the store could not take
@@ -258,42 +265,3 @@ class Worker:
         except TimeoutError:
             log.warning("stopped before everything was flushed: the next start reads it again")
         await self._commit()
-
-    def _count(self, decoded: Decoded) -> None:
-        for source, count in decoded.read.items():
-            self._instruments.count("stillhouse_ingest_events_total", count, source=source)
-        self._instruments.count("stillhouse_ingest_bytes_total", sum(arrived.size for arrived in decoded.events))
-        for one in decoded.rejected:
-            self._instruments.count("stillhouse_ingest_dlq_total", source=one.source, reason=one.reason)
-        for reason, dropped in decoded.dropped.items():
-            self._instruments.count("stillhouse_ingest_client_dropped_total", dropped, reason=reason)
-
-    def _gauges(self) -> None:
-        gauge = self._instruments.set
-        gauge("stillhouse_ingest_open_trajectories", len(self._open))
-        gauge("stillhouse_ingest_open_bytes", self._open.bytes)
-        gauge("stillhouse_ingest_stopped_partitions", len(self._partitions.stopped))
-        now = self._clocks.now()
-        for one in self._partitions:
-            label = str(one.number)
-            gauge("stillhouse_ingest_position", one.position, partition=label)
-            gauge("stillhouse_ingest_lag", one.end - one.position, partition=label)
-            gauge("stillhouse_ingest_replay_debt", one.position - one.committed, partition=label)
-            gauge("stillhouse_ingest_watermark_seconds", one.watermark(now) / 1e6, partition=label)
-
-    def healthy(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether the loop turns."""
-        idle = self._clocks.monotonic() - self._last_tick
-        return idle < self._settings.max_poll_interval, {"seconds_since_turn": round(idle, 1)}
-
-    def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether records are read and stored."""
-        stopped = self._partitions.stopped
-        good = self.member.joined and not self._waiter.waiting and not stopped
-        return good, {
-            "joined": self.member.joined,
-            "waiting": self._waiter.waiting,
-            "stopped_partitions": stopped,
-            "positions": {str(one.number): one.position for one in self._partitions},
-            "lag": {str(one.number): one.end - one.position for one in self._partitions},
-        }
