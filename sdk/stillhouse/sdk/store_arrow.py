@@ -147,15 +147,17 @@ def query(handle: Any, table: Table, where: str | None, columns: Sequence[str] |
     from lancedb.query import ColumnOrdering
 
     chosen = [table.column(name) for name in columns] if columns else list(table.columns)
-    builder = handle.search().select([column.name for column in chosen])
+    names = [column.name for column in chosen]
+    ordering = table.column(order.lstrip("-")).name if order else None
+    hidden = [ordering] if ordering and ordering not in names else []  # LanceDB sorts by columns that it reads only
+    builder = handle.search().select([*names, *hidden])
     if where:
         builder = builder.where(where)
     if order:
-        name = table.column(order.lstrip("-")).name
-        builder = builder.order_by([ColumnOrdering(column_name=name, ascending=not order.startswith("-"))])
+        builder = builder.order_by([ColumnOrdering(column_name=ordering, ascending=not order.startswith("-"))])
     if limit is not None:
         builder = builder.limit(limit)
-    rows: list[Row] = builder.to_arrow().to_pylist()
+    rows: list[Row] = builder.to_arrow().select(names).to_pylist()
     for column in chosen:
         if column.type == "json":
             for row in rows:
