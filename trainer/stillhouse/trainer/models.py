@@ -66,7 +66,7 @@ def fetch(name: str = DEFAULT_MODEL, cache: Path | None = None, progress: Progre
         raise UsageError(f"no base model {name!r}", fix=f"Use one of: {', '.join(SOURCES)}.")
     source, say = SOURCES[name], progress or (lambda _: None)
     root = Path(cache) if cache else cache_folder()
-    target = root / f"{name}-{hashlib.sha256(f'{source.sha256} {TEMPLATE_SHA256}'.encode()).hexdigest()[:12]}"
+    target = root / _folder_name(name)
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root / f".{name}.lock"):
         if target.exists():
@@ -82,6 +82,17 @@ def fetch(name: str = DEFAULT_MODEL, cache: Path | None = None, progress: Progre
             _sign(partial, name, source)
     say(f"{name}: ready")
     return target
+
+
+def cached(name: str = DEFAULT_MODEL, cache: Path | None = None) -> Path | None:
+    """The folder of a base model that was fetched before; None when it was not. Nothing is downloaded or checked."""
+    folder = (Path(cache) if cache else cache_folder()) / _folder_name(name)
+    return folder if (folder / MANIFEST).is_file() else None
+
+
+def _folder_name(name: str) -> str:
+    identity = hashlib.sha256(f"{SOURCES[name].sha256} {TEMPLATE_SHA256}".encode()).hexdigest()[:12]
+    return f"{name}-{identity}"
 
 
 def tiny(dest: Path, seed: int) -> Path:
