@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import click
 import typer
@@ -55,7 +56,7 @@ def application() -> typer.Typer:
     return app
 
 
-def _module(name: str) -> "object":
+def _module(name: str) -> Any:
     return importlib.import_module(f"stillhouse.console.commands.{name}_" if name == "import" else f"stillhouse.console.commands.{name}")
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillhouse.sdk.client import Client
-from stillhouse.sdk.importers import Importer
-
 from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.schemas.events import AgentEvent, Outcome, StepTaken, TrajectoryEnded
+from stillhouse.sdk.client import Client
+from stillhouse.sdk.importers import Importer
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store
 
@@ -38,7 +37,7 @@ def send(importer: Importer, path: Path, tenant: str, kafka: KafkaSettings, spoo
     """
     ids: dict[str, set[str]] = {}
     kinds: Counter[str] = Counter()
-    client = Client(settings=kafka, tenant=tenant, agent="import", spool=spool)
+    client = Client(settings=kafka, tenant=tenant, agent="import", spool=spool, way_in="import")
     try:
         for number, event in enumerate(importer.read(path, tenant=tenant), 1):
             client.emit(event)
@@ -64,8 +63,7 @@ def _flushed(client: Client, kafka: KafkaSettings) -> None:
     if left:
         fix = "They are in the spool and are sent when the broker is back."
         raise RetryableError(f"{left} events were not acknowledged", where=kafka.bootstrap_servers, fix=fix)
-    refused = dict(client.stats.rejected)
-    if any(refused.values()):
+    if refused := client.stats.rejected:
         raise PermanentError(f"events were refused: {refused}", where=kafka.bootstrap_servers, fix="See the spool's rejected/ folder.")
 
 

@@ -14,7 +14,9 @@ from stillhouse.schemas.errors import GateError, StillhouseError, UnreachableErr
 
 OK, FAILED, USAGE, NOT_REACHABLE, GATE_SAID_NO = 0, 1, 2, 3, 4
 
-out = Console(highlight=False)
+# Into a file or a pipe a table keeps its columns: what cuts it there is not the width of anybody's window.
+WIDE = 200
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 Row = dict[str, Any]

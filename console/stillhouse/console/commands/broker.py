@@ -1,5 +1,7 @@
 """`stillhouse broker`: the embedded broker by itself."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ from stillhouse.broker import server
 
 
 def command(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 9392,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 9392,
     dir: Annotated[Path, typer.Option(help="Where the log lies; one broker a folder.")] = Path(".stillhouse/broker"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     fsync: Annotated[bool, typer.Option(help="Acknowledge after the disk has it; off for tests only.")] = True,
@@ -21,5 +23,5 @@ def command(
 
     Prints one line of JSON with `bootstrap_servers` when it is ready, and stays in the foreground.
     """
-    options = ["--port", str(port), "--dir", str(dir), "--host", host, "--fsync", "on" if fsync else "off"]
-    return server.main([*options, *(["--expose"] if expose else [])])
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return server.run_broker(server.Broker(dir, host=host, port=port, fsync=fsync, expose=expose))

@@ -11,9 +11,11 @@ from rich.markup import escape
 from stillhouse.console import context, output
 from stillhouse.console.stack import record as records
 from stillhouse.schemas.errors import StillhouseError
+from stillhouse.sdk.store import Store
 
 Grade = Literal["ok", "note", "bad"]
 FREE_BYTES = 5 * 2**30
+MOST_COMPARED = 1000  # runs of one task are compared word for word, up to so many
 PACKAGES = {
     "streams": ("aiokafka", "lancedb", "lance"),
     "trainer": ("torch", "transformers", "trl", "peft"),
@@ -109,15 +111,26 @@ def _store(loaded: context.Context) -> Iterator[Finding]:
     if importlib.util.find_spec("lancedb") is None:
         return
     store = loaded.store()
-    rows = store.trajectories(columns=["key", "tenant", "task_id", "content", "instruction", "status", "first_occurred_at", "steps"])
+    rows = store.trajectories(columns=["key", "tenant", "task_id", "instruction", "status", "steps"])
     yield Finding("ok", f"{len(rows)} trajectories stored")
     if failed := [r["key"] for r in rows if r["status"] == "failed"]:
         yield Finding("bad", f"{len(failed)} rows could not be folded or scored, for example {failed[0]}", "stillhouse dlq list")
-    seen: dict[tuple[object, ...], str] = {}
-    doubles = 0
-    for row in rows:
-        identity = (row["tenant"], row["task_id"], row["instruction"], row["first_occurred_at"], row["steps"])
-        doubles += row["task_id"] is not None and seen.setdefault(identity, row["key"]) != row["key"]
-    if doubles:
+    if doubles := _doubles(store, rows):
         fix = "Send x-stillhouse-trajectory from the agent, so that both ways in share the id."
-        yield Finding("note", f"{doubles} runs were probably captured twice (same task, same start, same steps)", fix)
+        yield Finding("note", f"{len(doubles)} runs were probably captured twice, for example {doubles[0]}", fix)
+
+
+def _doubles(store: Store, rows: list[output.Row]) -> list[str]:
+    """Keys of runs whose whole conversation another run of the same task has too, word for word."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row["tenant"], row["task_id"], row["instruction"], row["steps"]), []).append(row["key"])
+    suspects = [key for keys in groups.values() if len(keys) > 1 for key in keys][:MOST_COMPARED]
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for key, run in store.load(suspects).items():
+        said = (run.tenant, "\n".join(f"{m.role} {m.text} {[(c.name, c.arguments) for c in m.tool_calls]}" for m in run.messages()))
+        if said in seen:
+            found.append(key)
+        seen.add(said)
+    return found

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from stillhouse.sdk.importers import IMPORTERS, Importer
 
 from stillhouse.console import context, output
 from stillhouse.console.importing import Sent, send, wait_for_rows
 from stillhouse.console.stack.parts import ANY_PORT, parts_of
 from stillhouse.console.stack.stack import Stack
 from stillhouse.schemas.errors import UsageError
+from stillhouse.sdk.importers import IMPORTERS, Importer
 
 
 def command(
@@ -33,7 +33,9 @@ def command(
     """
     if source not in IMPORTERS:
         raise UsageError(f"no importer is called {source}", fix=f"There are: {', '.join(sorted(IMPORTERS))}.")
-    importer = IMPORTERS[source]()
+    if not path.exists():
+        raise UsageError("no such file or folder", where=str(path))
+    importer = IMPORTERS[source]
     loaded = context.load(state, config)
     with _broker(loaded) as (reachable, borrowed):
         with output.progress(f"sending {path.name}", quiet=json) as tick:

@@ -18,7 +18,7 @@ def _group() -> None:
 
 @group.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="Which base model.")] = models.DEFAULT,
+    name: Annotated[str, typer.Argument(help="Which base model.")] = models.DEFAULT_MODEL,
     cache: Annotated[
         Path | None, typer.Option(help="Model cache [default: $STILLHOUSE_MODELS or ~/.cache/stillhouse/models].", show_default=False)
     ] = None,

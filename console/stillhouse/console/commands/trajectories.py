@@ -29,9 +29,14 @@ def list_(
     wanted = {"family": family, "outcome": outcome, "status": status}
     where = " AND ".join(f"{column} = {quoted(value)}" for column, value in wanted.items() if value is not None)
     rows = context.load(state).store().trajectories(where=where or None, columns=FIELDS, limit=limit or None)
+    items = rows if json else [{**row, "policies": [_policy(p) for p in row["policies"] or ()]} for row in rows]
     output.show_list(
-        rows, FIELDS, as_json=json, empty="No trajectories yet. `stillhouse import` brings recorded runs; docs/sdk.md connects an agent."
+        items, FIELDS, as_json=json, empty="No trajectories yet. `stillhouse import` brings recorded runs; docs/sdk.md connects an agent."
     )
+
+
+def _policy(policy: output.Row) -> str:
+    return " ".join(filter(None, (policy.get("role"), policy.get("model"), policy.get("version"))))
 
 
 @group.command()

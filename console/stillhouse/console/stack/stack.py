@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from stillhouse.console.stack import record as records
 from stillhouse.console.stack.parts import Part, Ready, StackSettings, parts_of
@@ -17,14 +17,6 @@ MAX_BACKOFF = 30.0
 QUICK_FAILURES = 5  # so many ends in a row, each soon after the start: something is wrong that another try won't mend
 ORPHAN_SECONDS = 30.0
 STEADY_SECONDS = 10.0  # a part that has run this long counts as well again
-
-
-class Sleep(Protocol):
-    """How the supervisor waits between restarts; the event loop's sleep, or a test's."""
-
-    def __call__(self, seconds: float) -> Awaitable[None]:
-        """Wait."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Stack:
         settings: StackSettings | None = None,
         parts: tuple[Part, ...] | None = None,
         on_event: Callable[[StackEvent], None] = lambda event: None,
-        sleep: Sleep = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.state = state
         self.settings = settings or StackSettings()

@@ -1,0 +1,5 @@
+"""x."""
+
+import typer
+
+group = typer.Typer()
