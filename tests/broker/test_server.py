@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaStorageError
+from aiokafka.errors import KafkaStorageError, TransactionalIdAuthorizationFailed
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+from confluent_kafka.cimpl import NewTopic as ConfluentTopic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -292,3 +297,40 @@ async def test_pipelined_requests_are_answered_in_order(shared: RunningBroker) -
     data = await send_bytes(shared.bootstrap, requests, answer=500 * (14 + 6 * len(APIS)))
     size = 14 + 6 * len(APIS)
     assert [int.from_bytes(data[at + 4 : at + 8], "big") for at in range(0, len(data), size)] == list(range(500))
+
+
+# --- what it does not do
+
+
+async def test_transactions_are_refused_plainly(shared: RunningBroker) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=shared.bootstrap, transactional_id="t")
+    async with asyncio.timeout(20):
+        with pytest.raises(TransactionalIdAuthorizationFailed):
+            await producer.start()
+    await producer.stop()
+    confluent = Producer({"bootstrap.servers": shared.bootstrap, "transactional.id": "t"})
+    with pytest.raises(KafkaException, match="Transactional Id authorization failed"):
+        await asyncio.to_thread(confluent.init_transactions, 20)
+
+
+async def test_partition_growth_and_record_deletion_are_refused_plainly(shared: RunningBroker) -> None:
+    await create(shared.bootstrap, "fixed")
+    admin = AdminClient({"bootstrap.servers": shared.bootstrap})
+    with pytest.raises(KafkaException, match="not supported by broker"):
+        await asyncio.to_thread(admin.create_partitions([NewPartitions("fixed", 5)])["fixed"].result, 20)
+    place = Place("fixed", 0, 1)
+    with pytest.raises(KafkaException, match="not supported by broker"):
+        await asyncio.to_thread(admin.delete_records([place])[place].result, 20)
+    with pytest.raises(KafkaException, match=r"cleanup.policy=compact: must be one of: delete"):
+        compacted = ConfluentTopic("compacted", 1, 1, config={"cleanup.policy": "compact"})
+        await asyncio.to_thread(admin.create_topics([compacted])["compacted"].result, 20)
+
+
+async def test_when_its_timeouts_fail_it_stops_instead_of_serving_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(tmp_path, retention_s=0.01)
+    await broker.start()
+    broker.state.topics.retain = None  # type: ignore[method-assign, assignment]
+    async with asyncio.timeout(10):
+        await broker.failed.wait()
+    assert "a task of the broker failed" in caplog.text
+    await broker.stop()

@@ -203,7 +203,7 @@ class PartitionLog:
             old(self.segments[0]) or 0 <= config.retention_bytes <= self.size - self.segments[0].size or self.segments[0].size == 0
         ):
             self.segments.pop(0).delete()
-        if len(self.segments) == 1 and self.high_watermark == self.end and old(self.active):
+        if len(self.segments) == 1 and self.high_watermark == self.end and not self.broken and old(self.active):
             self.roll(now_ms)
             self.segments.pop(0).delete()
         self.producers.forget_idle(now_ms)

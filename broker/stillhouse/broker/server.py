@@ -40,9 +40,11 @@ class Broker:
         `partitions` is for topics made without a number; `auto_create` makes topics that clients name; `expose` allows an address
         that other machines reach (there is no TLS and no login); `retention_s` is how often retention is applied.
         """
-        self.directory, self.host, self.port, self.fsync = directory, host, port, fsync
+        self.directory, self.port, self.fsync = directory, port, fsync
+        self.host = "127.0.0.1" if host == "localhost" else host  # one address: of two, each would get a free port of its own
         self.partitions, self.auto_create, self.expose, self.retention_s = partitions, auto_create, expose, retention_s
         self._tasks: set[asyncio.Task[None]] = set()
+        self.failed = asyncio.Event()  # set when the broker can't go on and is to be stopped
 
     async def start(self) -> str:
         """Open the folder and listen; the answer is `bootstrap_servers`. Raises BrokerError."""
@@ -59,10 +61,10 @@ class Broker:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise BrokerError(f"can't listen on {self.host}:{self.port}: {why}; give another --port (0: a free one)") from error
         self.port = int(self._server.sockets[0].getsockname()[1])
-        self._run(self._every(TICK_S, self._tick))
-        self._run(self._every(self.retention_s, lambda: self.state.topics.retain(_now_ms())))
+        for work in (self._every(TICK_S, self._tick), self._every(self.retention_s, lambda: self.state.topics.retain(_now_ms()))):
+            self._run(work).add_done_callback(self._stop_working)
         log.info("broker ready on %s:%d: %s", self.host, self.port, PURPOSE)
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def _tick(self) -> None:
         self.state.coordinator.tick(asyncio.get_running_loop().time())
@@ -72,10 +74,16 @@ class Broker:
             await asyncio.sleep(seconds)
             action()
 
-    def _run(self, work: Coroutine[None, None, None]) -> None:
+    def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
+
+    def _stop_working(self, task: asyncio.Task[None]) -> None:
+        """Timeouts or retention ended: a broker without them would serve on and be wrong."""
+        if not task.cancelled():
+            self.failed.set()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -108,31 +116,34 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _serve(broker: Broker) -> None:
+async def _serve(broker: Broker) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     bootstrap = await broker.start()
     print(json.dumps({"bootstrap_servers": bootstrap, "dir": str(broker.directory), "pid": os.getpid()}), flush=True)
-    await stopping.wait()
+    ends = {asyncio.create_task(event.wait()) for event in (stopping, broker.failed)}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
     await broker.stop()
+    return 1 if broker.failed.is_set() else 0
 
 
 def run_broker(broker: Broker) -> int:
     """Run `broker` in the foreground until SIGTERM or SIGINT, printing one line of JSON when it is ready.
 
-    Returns the exit code: 0 after a stop on request, 1 when it could not start (one line on standard error says why).
+    Returns the exit code: 0 after a stop on request, 1 when it could not start (one line on standard error says why) or failed.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # where the limit can't be raised fewer partitions fit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        asyncio.run(_serve(broker))
+        return asyncio.run(_serve(broker))
     except BrokerError as error:
         print(f"stillhouse broker: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

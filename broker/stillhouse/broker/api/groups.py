@@ -10,6 +10,7 @@ from stillhouse.broker.member import Client
 from stillhouse.broker.offsets import Place
 
 _GROUP = 0
+_WITH_LEADER_EPOCH = 6  # the first version of OffsetCommit that says it
 
 
 async def find_coordinator(request: Message, context: Context) -> Message:
@@ -70,6 +71,9 @@ async def offset_commit(request: Message, context: Context) -> Message:
     known: set[Place] = {
         (t["name"], index) for t in request["topics"] if t["name"] in by_name for index in range(len(by_name[t["name"]].partitions))
     }
+    if context.version < _WITH_LEADER_EPOCH:
+        for partition in (p for topic in request["topics"] for p in topic["partitions"]):
+            partition["leader_epoch"] = -1
     offsets = context.state.offsets
     topics = context.state.coordinator.commit(request, known, context.now)
     await context.commit.wait([offsets])
