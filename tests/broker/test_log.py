@@ -147,6 +147,25 @@ def test_only_what_is_durable_can_be_read(tmp_path: Path) -> None:
     log.close(NOW)
 
 
+def test_a_late_fsync_does_not_take_back_what_is_visible(tmp_path: Path) -> None:
+    log = PartitionLog(tmp_path, NOW)
+    log.append(make_batch([b"a"], timestamps=[NOW]), CONFIG, NOW)
+    early, early_done = log.begin_sync()
+    log.append(make_batch([b"b"], timestamps=[NOW]), CONFIG, NOW)
+    durable(log)
+    early_done()
+    assert log.high_watermark == 2 and len(contents(log)) == 2
+    late, late_done = log.begin_sync()
+    log.append(make_batch([bytes(2900)], timestamps=[NOW]), CONFIG, NOW)  # begins a segment, which seals the one being synced
+    late_done()
+    assert (log.high_watermark, len(log.segments)) == (2, 2) and len(contents(log)) == 2
+    durable(log)
+    assert log.high_watermark == 3 and len(contents(log)) == 3
+    log.close(NOW)
+    os.close(early)
+    os.close(late)
+
+
 def test_batches_are_stored_as_they_came(tmp_path: Path) -> None:
     log = PartitionLog(tmp_path, NOW)
     append(log, [b"first"])
