@@ -55,7 +55,7 @@ UNSEEN = Entities(
         "Thomas Ursula Victor Wanda"
     ),
     last=_words(
-        "Baker Carter Conti Dubois Eriksen Fischer Garcia Hansen Hughes Ivanov Jansen Keller Larsen Martin Moreau Nilsen Ortega Parker "
+        "Baker Carter Berg Conti Fischer Garcia Hansen Hughes Ivanov Jansen Keller Larsen Martin Moreau Nilsen Ortega Parker "
         "Petrov Ricci Santos Tanaka Vargas Walker Weber Zhang"
     ),
     domains=_words("letters.edu mailbox.eu"),

@@ -74,7 +74,7 @@ OTHER = Wordings(
             "The {item} turned up smashed, could I have a fresh one?",
         ),
         "lost": (
-            "Weeks have passed without any sign of the {item}.",
+            "Weeks, and no sign of the {item}.",
             "No parcel yet, what happened to that {item}?",
             "Your courier has not brought the {item} so far.",
         ),
@@ -83,5 +83,5 @@ OTHER = Wordings(
             "Drop the {item} entirely; that {other}, however, belongs at {address}.",
         ),
     },
-    frames=("{email} writes: {ask}", "Hello! {ask} Reach me under {email}", "{ask} (account {email})"),
+    frames=("<{email}> writes: {ask}", "Hello! {ask} Reach me at <{email}>", "{ask} (account <{email}>)"),
 )
