@@ -7,6 +7,14 @@ import uuid
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs leave these out
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 import stillhouse.sdk
 from stillhouse.schemas.events import (
@@ -27,7 +35,7 @@ from stillhouse.schemas.keys import partition_of
 from stillhouse.schemas.topics import EVENTS, SCHEMAS
 from stillhouse.sdk import Client, KafkaSettings, Limits, Refusal, ToolCall
 from stillhouse.sdk.spool_folder import waiting
-from tests.support.agents import NO_BROKER, arrived, until, values
+from tests.support.agents import NO_BROKER, arrived, make_topics, until, values
 
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
 
@@ -67,13 +75,16 @@ def test_records_lie_where_every_client_looks_for_them(embedded_kafka: KafkaSett
     with Client(settings=embedded_kafka, spool=spool) as client:
         ids = [client.trajectory(task=str(n)).id for n in range(20)]
     assert len(arrived(embedded_kafka)) == 20
-    from confluent_kafka import Consumer, TopicPartition
-
     topic = f"{embedded_kafka.prefix}.{EVENTS}"
     consumer = Consumer({"bootstrap.servers": embedded_kafka.bootstrap_servers, "group.id": "x"})
     consumer.assign([TopicPartition(topic, p, 0) for p in range(3)])
     seen: dict[str, int] = {}
-    until(lambda: seen.update({m.key().decode(): m.partition() for m in consumer.consume(20, 0.2)}) or len(seen) == 20, "20 records")
+
+    def all_seen() -> bool:
+        seen.update({(m.key() or b"").decode(): m.partition() or 0 for m in consumer.consume(20, 0.2)})
+        return len(seen) == 20
+
+    until(all_seen, "20 records")
     consumer.close()
     assert seen == {f"default/{i}": partition_of(f"default/{i}", 3) for i in ids}
 
@@ -161,8 +172,10 @@ def test_whatever_is_passed_the_agent_does_not_notice(embedded_kafka: KafkaSetti
     client = Client(settings=embedded_kafka, spool=spool)
     with caplog.at_level(logging.DEBUG):
         t = client.trajectory(task="x")
-        at_once = [t.step(bad) for bad in (Unfit(), object(), circle, deep, open)]
-        later = [t.step(bad) for bad in (42, None, {"role": "nobody"}, {"role": "user", "content": "not an action"}, [])]
+        unfit: list[object] = [Unfit(), object(), circle, deep, open]
+        at_once = [t.step(bad) for bad in unfit]
+        wrong: list[object] = [42, None, {"role": "nobody"}, {"role": "user", "content": "not an action"}, []]
+        later = [t.step(bad) for bad in wrong]
         later += [t.step("x", usage="many"), t.step("x", latency_ms="slow"), t.end(outcome="splendid"), client.feedback("r", source="me")]  # type: ignore[arg-type]
         assert client.emit("no event") is True  # type: ignore[arg-type]  # found out later
         assert client.emit(object()) is False  # type: ignore[arg-type]
@@ -192,7 +205,12 @@ def test_the_agents_own_objects_may_change_afterwards(embedded_kafka: KafkaSetti
 def test_a_full_queue_refuses_counts_and_reports(embedded_kafka: KafkaSettings, spool: Path) -> None:
     client = Client(settings=embedded_kafka, spool=spool, limits=Limits(queue_events=10, queue_bytes=1_000_000))
     held, go = threading.Event(), threading.Event()
-    client._handover.call(lambda: (held.set(), go.wait(30)) and None)
+
+    def hold() -> None:
+        held.set()
+        go.wait(30)
+
+    client._handover.call(hold)
     assert held.wait(30)
     ids = [client.feedback("r", reward=n) for n in range(15)]
     assert client.feedback("r", label="x" * 2_000_000) is None
@@ -228,12 +246,9 @@ def test_an_event_beyond_a_records_size_is_kept_for_a_person(embedded_kafka: Kaf
 
 
 def test_what_the_broker_never_takes_is_kept_for_a_person(kafka: KafkaSettings, spool: Path) -> None:
-    from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-
     entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, f"{kafka.prefix}.{EVENTS}", incremental_configs=[entry])
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).incremental_alter_configs([resource])[resource].result(30)
     client = Client(settings=kafka, spool=spool)
     refused = client.feedback("r", label="x" * 3000)
     assert client.flush(20) == 0
@@ -249,8 +264,6 @@ def test_a_topic_that_is_not_there_yet_loses_nothing(embedded_kafka: KafkaSettin
     client = Client(settings=settings, spool=spool)
     sent = client.feedback("r", reward=1)
     assert client.flush(1) == 1
-    from tests.support.agents import make_topics
-
     make_topics(settings.bootstrap_servers, settings.prefix)
     assert client.flush(30) == 0
     client.close()

@@ -42,7 +42,7 @@ def values(settings: KafkaSettings, name: str) -> list[bytes]:
         while len(found) < missing and time.monotonic() < deadline:
             message = consumer.poll(0.5)
             if message is not None and message.error() is None:
-                found.append(message.value())
+                found.append(message.value() or b"")
         assert len(found) == missing
         return found
     finally:

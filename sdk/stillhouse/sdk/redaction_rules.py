@@ -79,7 +79,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(
         "authorization",
         r"(?i)\bauthorization[\"'\\]{0,4}\s{0,4}[:=]\s{0,4}[\"'\\]{0,4}(?:(?:bearer|basic|token|apikey|digest)\s{1,4})?"
-        r"(?P<secret>(?!(?:bearer|basic|token|apikey|digest)\b)[^\s\"'\\,;\[]{6,})",
+        r"(?P<secret>(?!(?:bearer|basic|token|apikey|digest)\b)[^\s\"'\\,;\[\](){}<>]{6,})",
         hints=("authorization",),
     ),
     Rule("bearer", r"(?i)\bbearer\s{1,4}(?P<secret>(?=[A-Za-z._~+/=-]{0,64}[0-9])[A-Za-z0-9._~+/=-]{12,})", hints=("bearer",)),
