@@ -61,9 +61,9 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
 
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)
-    model = _model(job)
+    model = adapted_model(job)
     parent_loss = _parent_loss(job, model, held)
-    trainer = _trainer(job, model, rows, held, progress)
+    trainer = make_trainer(job, model, rows, held, progress)
     check_rows(rows, job.render, taken=len(trainer.train_dataset))
 
     checkpoint = newest_checkpoint(folder.checkpoints)
@@ -88,11 +88,14 @@ def _digest(job: TrainJob, rows: Sequence[Row], held: Sequence[Row]) -> str:
     return hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()
 
 
-def _model(job: TrainJob) -> Any:
+def adapted_model(job: TrainJob) -> Any:
     """The base model with the adapter to train: a new one, or the parent's."""
     base = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     if job.mode == "continue":
-        return PeftModel.from_pretrained(base, job.parent, is_trainable=True)
+        model = PeftModel.from_pretrained(base, job.parent, is_trainable=True)
+        # A student's folder names its base only; where that is no folder, peft asks the hub about it at every save.
+        model.peft_config["default"].base_model_name_or_path = str(job.base_model)
+        return model
     torch.manual_seed(derived_seed(job.seed, "adapter"))
     shape = LoraConfig(
         r=job.settings.rank, lora_alpha=job.settings.alpha, target_modules=list(job.settings.targets),
@@ -101,7 +104,7 @@ def _model(job: TrainJob) -> Any:
     return get_peft_model(base, shape)
 
 
-def _trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[Row], progress: Progress) -> LabelledTrainer:
+def make_trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[Row], progress: Progress) -> LabelledTrainer:
     """TRL's trainer, told everything that its defaults would do otherwise."""
     settings = job.settings
     per_epoch = -(-len(rows) // (settings.batch_size * settings.accumulation))
@@ -127,7 +130,8 @@ def _trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[Row]
         seed=derived_seed(job.seed, "training"), data_seed=derived_seed(job.seed, "order"),
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(job.base_model, local_files_only=True)
-    tokenizer.bos_token_id = model.config.bos_token_id  # else transformers "aligns" the model's configuration, aloud
+    # Else transformers "aligns" the three by itself, aloud. Nothing here ever writes a begin-of-text token.
+    tokenizer.bos_token_id = model.generation_config.bos_token_id = model.config.bos_token_id
     trainer = LabelledTrainer(
         rows=rows, held=held, pad_id=job.render.pad_id,
         model=model, args=args, processing_class=tokenizer, data_collator=Collator(job.render.pad_id),
