@@ -1,0 +1,127 @@
+"""Cost against quality of teacher, base and every student: which are worth having, which one to run, and why."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from stillhouse.schemas.errors import MissingExtraError, UsageError
+from stillhouse.trainer.evaluation.report import Measured, PolicyReport
+
+FLOOR = 0.95
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy. Costs are US dollars per successful task; None when it had no success (or no busy time to go by)."""
+
+    name: str
+    success: float
+    low: float
+    high: float
+    tasks: int
+    loaded_usd: float | None
+    marginal_usd: float | None
+    efficient: bool = False
+
+
+class Pareto(msgspec.Struct, frozen=True, kw_only=True):
+    """All points, cheapest first, and the operating point with its reason."""
+
+    points: tuple[Point, ...]
+    operating: str
+    why: str
+
+
+def pareto(policies: Sequence[PolicyReport], *, teacher: str, part: str | None = None, floor: float = FLOOR) -> Pareto:
+    """Find the frontier and the operating point: the cheapest policy that keeps `floor` of the teacher's success.
+
+    Args:
+        policies: what was evaluated, the teacher among them.
+        teacher: the teacher's name.
+        part: the part to go by; all parts when None.
+        floor: share of the teacher's success that has to be kept.
+
+    Raises:
+        UsageError: the teacher was not evaluated (on that part).
+    """
+    points = [_point(p, part) for p in policies if part is None or part in p.parts]
+    reference = next((p for p in points if p.name == teacher), None)
+    if reference is None:
+        raise UsageError(f"the teacher {teacher!r} was not evaluated", where=part or "all parts", fix="Evaluate it on the same tasks.")
+    ranked = sorted(points, key=lambda p: (_price(p), -p.success))
+    marked = tuple(msgspec.structs.replace(p, efficient=_efficient(p, ranked)) for p in ranked)
+    need = floor * reference.success
+    chosen = next((p for p in marked if p.success >= need and p.loaded_usd is not None), reference)
+    return Pareto(points=marked, operating=chosen.name, why=_why(chosen, reference, need, floor))
+
+
+def table(found: Pareto) -> str:
+    """The points as a Markdown table."""
+    head = "| policy | success | 95 % interval | tasks | $ / success, loaded | marginal | frontier |\n|---|---|---|---|---|---|---|\n"
+    rows = [
+        f"| {p.name}{' ◀' if p.name == found.operating else ''} | {p.success:.1%} | {p.low:.1%} to {p.high:.1%} | {p.tasks} "
+        f"| {_dollars(p.loaded_usd)} | {_dollars(p.marginal_usd)} | {'yes' if p.efficient else ''} |\n"
+        for p in found.points
+    ]
+    return head + "".join(rows) + f"\nOperating point: **{found.operating}**: {found.why}\n"
+
+
+def plot(found: Pareto, path: Path, *, title: str = "Cost and quality") -> None:
+    """Draw the points as a PNG: loaded cost (logarithmic) across, success with its interval up.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("the Pareto plot", "trainer") from error
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shown = [(p, p.loaded_usd) for p in found.points if p.loaded_usd]
+    for p, usd in shown:
+        colour = "tab:red" if p.name == found.operating else "tab:blue" if p.efficient else "tab:gray"
+        axes.errorbar([usd], [p.success], yerr=[[p.success - p.low], [p.high - p.success]], fmt="o", color=colour, capsize=3)
+        axes.annotate(p.name, (usd, p.success), xytext=(6, 6), textcoords="offset points")
+    axes.plot([usd for p, usd in shown if p.efficient], [p.success for p, _ in shown if p.efficient], "--", color="tab:blue", linewidth=1)
+    if shown:
+        axes.set_xscale("log")
+    missing = [p.name for p in found.points if not p.loaded_usd]
+    axes.set(xlabel="US dollars per successful task, loaded", ylabel="success", ylim=(-0.03, 1.05), title=title)
+    figure.supxlabel(f"operating point: {found.operating}" + (f"; no success: {', '.join(missing)}" if missing else ""), fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _point(policy: PolicyReport, part: str | None) -> Point:
+    measured: Measured = policy.all if part is None else policy.parts[part].all
+    cost = policy.cost if part is None else policy.parts[part].cost
+    rate = measured.success
+    return Point(
+        name=policy.name, success=rate.value or 0.0, low=rate.interval.low, high=rate.interval.high, tasks=rate.n,
+        loaded_usd=cost.loaded_per_success_usd, marginal_usd=cost.marginal_per_success_usd,
+    )  # fmt: skip
+
+
+def _price(point: Point) -> float:
+    return float("inf") if point.loaded_usd is None else point.loaded_usd
+
+
+def _efficient(point: Point, points: Sequence[Point]) -> bool:
+    """Nobody is as good and cheaper, or as cheap and better."""
+    if point.loaded_usd is None:
+        return False
+    mine = (_price(point), -point.success)
+    return not any(_price(o) <= mine[0] and -o.success <= mine[1] and (_price(o), -o.success) != mine for o in points)
+
+
+def _why(chosen: Point, teacher: Point, need: float, floor: float) -> str:
+    if chosen.name == teacher.name:
+        return f"no cheaper policy keeps {floor:.0%} of the teacher's {teacher.success:.1%} (needs {need:.1%})."
+    saved = "" if not teacher.loaded_usd or not chosen.loaded_usd else f", {teacher.loaded_usd / chosen.loaded_usd:.1f} times cheaper"
+    return f"the cheapest that keeps {floor:.0%} of the teacher's {teacher.success:.1%}: {chosen.success:.1%}{saved} (loaded)."
+
+
+def _dollars(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
