@@ -87,6 +87,17 @@ class LogMachine(RuleBasedStateMachine):
             file.write(batch[: min(kept, len(batch) - 1)])
         self.log = PartitionLog(self.folder, NOW)
 
+    @rule(size=st.integers(1, 2000), lost=st.integers(1, 60))
+    def power_fails_within_a_batch(self, size: int, lost: int) -> None:
+        """The file has its new length, but the end of the batch never reached the disk and reads as zeros."""
+        batch = make_batch([b"never acknowledged" * (1 + size // 18)], timestamps=[NOW])
+        batch = self.next.to_bytes(8, "big") + batch[8:-lost] + bytes(lost)
+        path = self.log.active.path
+        self.log.active.close()
+        with path.open("ab") as file:
+            file.write(batch)
+        self.log = PartitionLog(self.folder, NOW)
+
     @precondition(lambda self: self.next > 3)
     @rule(kept=st.integers(0, 4000))
     def retain_bytes(self, kept: int) -> None:
@@ -223,6 +234,18 @@ def test_producers_are_known_after_a_crash_and_after_a_clean_stop(tmp_path: Path
         with pytest.raises(KafkaError, match="is next"):
             append(log, [bytes(700)], producer=9, epoch=0, sequence=log.end + 1)
         assert append(log, [bytes(700)], producer=9, epoch=0, sequence=log.end) == log.end - 1
+    log.close(NOW)
+
+
+def test_producers_are_known_when_their_records_are_no_longer_there(tmp_path: Path) -> None:
+    log = PartitionLog(tmp_path, NOW)
+    append(log, [bytes(2500)], producer=9, epoch=0, sequence=0)
+    append(log, [bytes(2500)])  # begins a segment, so the other can be deleted
+    log.retain(replace(CONFIG, retention_bytes=0), NOW)
+    assert log.start == 1
+    log = PartitionLog(tmp_path, NOW)  # after a kill
+    assert append(log, [bytes(2500)], producer=9, epoch=0, sequence=0) == 0, "a repeat"
+    assert log.end == 2
     log.close(NOW)
 
 

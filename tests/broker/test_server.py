@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaStorageError, TransactionalIdAuthorizationFailed
+from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
@@ -22,11 +24,12 @@ from confluent_kafka.cimpl import NewTopic as ConfluentTopic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stillhouse.broker.api import data
 from stillhouse.broker.errors import BrokerError
 from stillhouse.broker.messages import APIS
 from stillhouse.broker.server import Broker, main
 from tests.support.brokers import RunningBroker, start_embedded
-from tests.support.records import frame, make_batch, produce_raw, send_bytes
+from tests.support.records import ask, frame, make_batch, produce_raw, send_bytes
 
 API_VERSIONS = frame(18, 0, b"", correlation=77)
 
@@ -297,6 +300,47 @@ async def test_pipelined_requests_are_answered_in_order(shared: RunningBroker) -
     data = await send_bytes(shared.bootstrap, requests, answer=500 * (14 + 6 * len(APIS)))
     size = 14 + 6 * len(APIS)
     assert [int.from_bytes(data[at + 4 : at + 8], "big") for at in range(0, len(data), size)] == list(range(500))
+
+
+# --- fetches that wait, and that ask for too much
+
+
+async def test_a_fetch_that_waits_hears_of_new_records_and_of_its_topics_end(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    bootstrap = await broker.start()
+    await create(bootstrap, "t")
+    log = broker.state.topics.partition("t", 0)
+
+    async def waiting(offset: int) -> "asyncio.Task[Any]":
+        task = asyncio.create_task(ask(bootstrap, FetchRequest(50_000, 1, 10**6, 0, [("t", [(0, offset, 10**6)])])))
+        async with asyncio.timeout(20):
+            while not log.watchers:
+                await asyncio.wait({task}, timeout=0.01)
+        return task
+
+    async with asyncio.timeout(20):  # well below the 50 s that the fetches would wait
+        first = await waiting(0)
+        assert await produce_raw(bootstrap, "t", make_batch([b"x"], timestamps=[1])) == (0, 0)
+        ((_, ((_, error, *_, records),)),) = (await first).topics
+        assert error == 0 and records and not log.watchers
+        second = await waiting(1)
+        broker.state.topics.delete("t")
+        ((_, ((_, error, *_),)),) = (await second).topics
+        assert error == 3
+    await broker.stop()
+
+
+async def test_an_answer_has_a_size_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "MAX_ANSWER", 25_000)
+    broker = Broker(tmp_path)
+    bootstrap = await broker.start()
+    await create(bootstrap, "t", 3)
+    for partition in (0, 1, 2):
+        assert (await produce_raw(bootstrap, "t", make_batch([bytes(10_000)], timestamps=[1]), partition))[0] == 0
+    asked = [("t", [(partition, 0, 10**9) for partition in (0, 1, 2)])]
+    ((_, partitions),) = (await ask(bootstrap, FetchRequest(500, 1, 10**9, 0, asked))).topics
+    assert sum(len(records) for *_, records in partitions) == 25_000
+    await broker.stop()
 
 
 # --- what it does not do

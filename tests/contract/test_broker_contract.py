@@ -15,13 +15,14 @@ from uuid import uuid4
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.partitioner import murmur2
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from tests.support.records import GZIP, fetch_raw, make_batch, produce_raw
+from tests.support.records import GZIP, ask, fetch_raw, make_batch, produce_raw
 
 DEADLINE = 40.0
 DAY_MS = 24 * 3600 * 1000
@@ -168,6 +169,26 @@ async def test_a_fetch_keeps_to_its_byte_limits(bootstrap: str, make_topic: Make
     error, records = await fetch_raw(bootstrap, topic, 3, max_bytes=100, partition_bytes=100)
     assert error == 0 and len(records) >= len(batch), "one whole batch comes even if it is larger than the limits"
     assert (await fetch_raw(bootstrap, topic, 21, max_bytes=100, partition_bytes=100))[0] == 1
+
+
+async def test_a_fetch_of_several_partitions_shares_its_limit_and_says_errors_at_once(bootstrap: str, make_topic: MakeTopic) -> None:
+    topic = make_topic(3)
+    batch = make_batch([b"x" * 10_000], timestamps=[now_ms()])
+    for partition in (0, 1):
+        for _ in range(10):
+            assert (await produce_raw(bootstrap, topic, batch, partition))[0] == 0
+
+    async def fetch(max_bytes: int, *places: tuple[int, int]) -> dict[int, tuple[int, int]]:
+        request = FetchRequest(50_000, 1, max_bytes, 0, [(topic, [(partition, offset, 60_000) for partition, offset in places])])
+        ((_, partitions),) = (await ask(bootstrap, request)).topics
+        return {partition: (error, len(records)) for partition, error, *_, records in partitions}
+
+    async with asyncio.timeout(20):  # well below the 50 s that a fetch without data would wait
+        found = await fetch(75_000, (0, 0), (1, 0))
+        assert len(batch) * 5 <= found[0][1] <= 60_000 and found[0][1] + found[1][1] <= 75_000
+        found = await fetch(100, (0, 0), (1, 0))
+        assert found[0][1] >= len(batch) and found[1][1] <= 100, "only the first comes whole at any size"
+        assert await fetch(100, (2, 0), (0, 11)) == {2: (0, 0), 0: (1, 0)}
 
 
 def test_topic_errors(admin: AdminClient, make_topic: MakeTopic) -> None:

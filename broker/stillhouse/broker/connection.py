@@ -51,7 +51,6 @@ class Connection:
         reading, answering = asyncio.create_task(self._read()), asyncio.create_task(self._answer())
         try:
             await asyncio.wait({reading, answering}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)  # what was read is begun, so that a producer that sends and leaves (acks=0) is heard
         finally:
             waiting = [reading, answering, *(self._answers.get_nowait() for _ in range(self._answers.qsize()))]
             for task in waiting:
@@ -72,7 +71,8 @@ class Connection:
             if not _HEAD.size <= size <= MAX_FRAME:
                 raise DecodeError(f"a frame of {size} bytes; is this a Kafka client without TLS?")
             frame = await self.reader.readexactly(size)
-            # A task starts in the order of its creation and appends before it first waits: pipelined batches keep their order.
+            # A task starts in the order of its creation and appends before it first waits: pipelined batches keep their order,
+            # and a producer that sends and leaves at once (acks=0) is heard.
             await self._answers.put(asyncio.create_task(self._handle(frame)))
 
     async def _answer(self) -> None:

@@ -79,8 +79,7 @@ class Segment:
                     break
                 self._count_in(head, head.size)
         if self.size < total:
-            log.warning("%s: cut %d bytes of an unfinished write at %d", self.path, total - self.size, self.size)
-            os.truncate(self.path, self.size)
+            log.warning("%s: cutting %d bytes of an unfinished write at %d", self.path, total - self.size, self.size)
         self.seal()
         self.close()
 
@@ -105,7 +104,6 @@ class Segment:
         """Open a sealed segment for appending: its index moves to memory."""
         if self._index is None:
             self._index = array("q", self.index_path.read_bytes()[_INDEX_HEAD.size :])
-            self._indexed_to = self._index[-2] if self._index else -INDEX_INTERVAL
         self._descriptor = os.open(self.path, os.O_RDWR)
         self.index_path.unlink(missing_ok=True)
 
@@ -122,7 +120,7 @@ class Segment:
             with self._reading() as descriptor:
                 os.fsync(descriptor)
         head = _INDEX_HEAD.pack(_INDEX_MAGIC, self.size, self.next_offset, self.newest)
-        os.truncate(self.path, self.size)  # what a failed append left behind
+        os.truncate(self.path, self.size)  # off with what a crash or a failed append left behind
         replace(self.index_path, head + self._index.tobytes())
 
     def close(self) -> None:
