@@ -15,7 +15,7 @@ _ORDER = re.compile(r"(?P<item>.+): (?P<status>\w+), id (?P<id>\d+)")
 _PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("refund", ("refund", "money back", "reimburse", "pay me back", "what i paid")),
     ("replace", ("send a new one", "replace", "swap it", "exchange it", "fresh one")),
-    ("lost", ("never arrived", "where is my", "still waiting", "no sign of", "no parcel yet", "has not brought")),
+    ("lost", ("never arrived", "where is my", "still waiting", "no sign of", "no parcel yet", "nobody brought")),
     ("cancel", ("cancel", "call off", "called off", "changed my mind", "withdraw", "drop the")),
 )
 

@@ -76,7 +76,7 @@ OTHER = Wordings(
         "lost": (
             "Weeks, and no sign of the {item}.",
             "No parcel yet, what happened to that {item}?",
-            "Your courier has not brought the {item} so far.",
+            "Nobody brought the {item} so far.",
         ),
         "combo": (
             "Two things: redirect the {other} towards {address}, while the {item} should be called off.",
