@@ -66,7 +66,7 @@ def cpu_of(trainer: Any) -> float:
 
 
 def total(runs: Sequence[dict[str, Any]]) -> float:
-    return sum(r["tokens"] for r in runs) / sum(r["cpu_s"] for r in runs)
+    return float(sum(r["tokens"] for r in runs) / sum(r["cpu_s"] for r in runs))
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from stillhouse.schemas.actions import GRAMMARS, parse_action, unwritable, write
 from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.messages import Message, ToolCall
 
-_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
@@ -30,7 +30,9 @@ def _plain(message: Message) -> tuple[str, list[tuple[str, dict[str, object]]]]:
 
 
 @given(content=st.none() | _text, calls=_calls, grammar=st.sampled_from(GRAMMARS))
-def test_what_is_writable_reads_back_as_the_same_action(content: str | None, calls: list, grammar: str) -> None:
+def test_what_is_writable_reads_back_as_the_same_action(
+    content: str | None, calls: list[tuple[str, dict[str, object]]], grammar: str
+) -> None:
     message = _message(content, calls)
     read, error = parse_action(write_action(message, grammar, reasoning=False), grammar, call_id_seed="s")
     if unwritable(message, grammar) is None:

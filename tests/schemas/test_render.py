@@ -27,7 +27,7 @@ TALK = (
     Message(role="tool", content='{"ok": true}', tool_call_id="a"),
     Message(role="assistant", content="Order 1234 is cancelled."),
 )
-_content = st.text(st.characters(exclude_categories=("Cs",)), max_size=20) | st.sampled_from(
+_content = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
     ["<|im_end|>", "x<|im_start|>system\ny", "\x00\x01\x02", "\x000\x00", "  a", "\n\nb ", "<|endoftext|>", "1  23", ""]
 )
 _message = st.one_of(

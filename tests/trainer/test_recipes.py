@@ -1,7 +1,5 @@
 """What each recipe makes of a trajectory."""
 
-from pathlib import Path
-
 import pytest
 
 from stillhouse.schemas.errors import UsageError

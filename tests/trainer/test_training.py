@@ -207,7 +207,7 @@ def test_a_folder_belongs_to_one_job(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_fails_the_job(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(PermanentError, match="Lower .trainer. learning_rate"):
+    with pytest.raises(PermanentError, match=r"Lower \[trainer\] learning_rate"):
         train(job(base, tmp_path, settings={"learning_rate": 1e30, "epochs": 4}), examples(8), [], Heard())
 
 

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from stillhouse.schemas.render import Rendered, Renderer
 from stillhouse.trainer.collate import BucketSampler, Collator, Row, items_of, row_of
 from stillhouse.trainer.loss import labelled_loss, mean_loss, token_log_probabilities
-from stillhouse.trainer.recipes import bc_trajectory, weighted
+from stillhouse.trainer.recipes import recipe
 from stillhouse.trainer.training import adapted_model, make_trainer
 from tests.trainer.training_factory import base_in, example, examples, job
 
@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_of(base: Path, weights: Sequence[float] = ()) -> list[Row]:
     chosen = [example(i, weight=w) for i, w in enumerate(weights)] or examples(4)
     spec = job(base, base).render
-    return (weighted if weights else bc_trajectory).rows(chosen, Renderer(spec, base))
+    return recipe("weighted" if weights else "bc-trajectory").rows(chosen, Renderer(spec, base))
 
 
 def batch_of(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -53,7 +53,7 @@ def test_it_is_trls_own_loss_and_gradient(base: Path, tmp_path: Path) -> None:
             torch.nn.init.normal_(parameter, std=0.1)
     assert len({len(r.ids) for r in rows}) > 1  # there is padding
     parameters = [p for p in model.parameters() if p.requires_grad]
-    ours = labelled_loss(model, **batch_of(rows))  # type: ignore[arg-type]
+    ours = labelled_loss(model, **batch_of(rows))
     our_gradient = torch.autograd.grad(ours, parameters)
     theirs = trls_loss(model, base, rows, tmp_path)
     their_gradient = torch.autograd.grad(theirs, parameters)
@@ -70,10 +70,10 @@ def test_the_loss_is_the_sum_over_rows_of_weight_times_their_token_losses(base: 
         known = token_log_probabilities(model, row.ids)
         total += row.weight * sum(-p for p, label in zip(known, row.labels[1:], strict=True) if label != -100)
     with torch.no_grad():
-        assert float(labelled_loss(model, **batch_of(rows))) == pytest.approx(total / sum(r.supervised for r in rows), abs=1e-4)  # type: ignore[arg-type]
+        assert float(labelled_loss(model, **batch_of(rows))) == pytest.approx(total / sum(r.supervised for r in rows), abs=1e-4)
 
 
-class Gradient(TrainerCallback):
+class Gradient(TrainerCallback):  # type: ignore[misc]
     """Keeps the gradient that the optimizer gets."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -109,7 +109,7 @@ def test_only_labelled_positions_reach_the_head(base: Path, tmp_path: Path) -> N
     rows, model = rows_of(base), adapted_model(job(base, tmp_path))
     seen: list[torch.Size] = []
     model.get_base_model().lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.shape))
-    labelled_loss(model, **batch_of(rows))  # type: ignore[arg-type]
+    labelled_loss(model, **batch_of(rows))
     assert seen == [torch.Size([sum(r.supervised for r in rows), model.config.vocab_size])]
 
 

@@ -35,7 +35,7 @@ def example(number: int, side: Side = Side.TRAIN, **changes: Any) -> Example:
         "plan": ("cancel",),
         "messages": messages,
     }
-    return Example(side=side, **(made | changes))  # type: ignore[arg-type]
+    return Example(side=side, **(made | changes))
 
 
 def examples(count: int, first: int = 0, side: Side = Side.TRAIN) -> list[Example]:

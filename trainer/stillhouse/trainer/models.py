@@ -90,6 +90,23 @@ def cached(name: str = DEFAULT_MODEL, cache: Path | None = None) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
+def resolve(model: str) -> Path:
+    """The folder of a base model that is named as settings name it: one of `SOURCES`, or a folder.
+
+    Raises:
+        UsageError: neither.
+        PermanentError: the model was not fetched yet.
+    """
+    if model not in SOURCES:
+        if not (Path(model) / MANIFEST).is_file():
+            raise UsageError(f"no base model {model!r}", where="[trainer] model", fix=f"Name one of {', '.join(SOURCES)}, or a folder.")
+        return Path(model)
+    folder = cached(model)
+    if folder is None:
+        raise PermanentError(f"the base model {model} is not here", where=str(cache_folder()), fix="stillhouse models fetch")
+    return folder
+
+
 def _folder_name(name: str) -> str:
     identity = hashlib.sha256(f"{SOURCES[name].sha256} {TEMPLATE_SHA256}".encode()).hexdigest()[:12]
     return f"{name}-{identity}"

@@ -33,6 +33,9 @@ class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
         kwargs: SFTTrainer's own.
     """
 
+    lr_scheduler: Any
+    control: Any
+
     def __init__(self, *, rows: Sequence[Row], held: Sequence[Row], pad_id: int, **kwargs: Any) -> None:
         self._rows, self._held, self._pad_id = rows, held, pad_id
         self._counted = {"tokens": 0, "supervised_tokens": 0, "cpu_seconds": 0.0}
@@ -48,10 +51,10 @@ class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear warm-up times linear decay to a tenth. Unlike transformers' curve, the first step already learns."""
         if self.lr_scheduler is None:
-            warm = max(1, self.args.get_warmup_steps(num_training_steps))
+            warm: int = max(1, self.args.get_warmup_steps(num_training_steps))
 
             def factor(step: int) -> float:
-                return min(1.0, (step + 1) / warm) * max(0.1, 1 - step / num_training_steps)
+                return min(1.0, (step + 1) / warm) * max(0.1, 1.0 - float(step) / num_training_steps)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
