@@ -77,7 +77,11 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
     _probe(job, model, rows, folder.candidate)
     result = _result(job, trainer, len(rows), parent_loss, folder.candidate)
     folder.finish(result)
-    progress(TrainEvent(kind="done", step=result.steps, steps=result.steps, loss=result.train_loss, tokens=result.tokens))
+    progress(
+        TrainEvent(
+            kind="done", step=result.steps, steps=result.steps, loss=result.train_loss, tokens=result.tokens, cpu_seconds=result.cpu_seconds
+        )
+    )
     return result
 
 
