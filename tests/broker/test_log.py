@@ -58,7 +58,7 @@ class LogMachine(RuleBasedStateMachine):
         self.model: list[tuple[int, bytes]] = []
         self.next = 0
 
-    @rule(sizes=st.lists(st.integers(0, 900), min_size=1, max_size=4))
+    @rule(sizes=st.lists(st.integers(0, 700), min_size=1, max_size=4))
     def append(self, sizes: list[int]) -> None:
         values = [bytes([self.next % 256]) * size for size in sizes]
         assert append(self.log, values) == self.next
