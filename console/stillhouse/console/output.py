@@ -1,9 +1,9 @@
 """What a person or a script sees: tables, one JSON object, progress, errors with exit codes."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from rich.console import Console
@@ -94,10 +94,23 @@ def _cell(value: Any) -> str:
     return _plain(str(value))
 
 
+class Tick(Protocol):
+    """Says how far something is: how many are done, and what it is doing and how many there are when that changes."""
+
+    def __call__(self, done: int, what: str | None = None, total: int | None = None) -> None:
+        """Show it."""
+        ...
+
+
 @contextmanager
-def progress(what: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; yields a function that takes how many are done."""
+def progress(what: str, total: int | None = None, *, quiet: bool = False) -> Iterator[Tick]:
+    """A progress bar on standard error, in a terminal; yields what moves it."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+
+        def tick(done: int, what: str | None = None, total: int | None = None) -> None:
+            changes = {name: value for name, value in (("description", what), ("total", total)) if value is not None}
+            bar.update(task, completed=done, **changes)  # type: ignore[arg-type]  # rich types each keyword, not a dict of them
+
+        yield tick

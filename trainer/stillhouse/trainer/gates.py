@@ -51,9 +51,9 @@ def _task(example: Example) -> tuple[str, str, str]:
     return (example.tenant, example.family, example.task_key)
 
 
-def format_gate(rate: float, parent_rate: float | None) -> Verdict:
-    """The share of replies that are no action: at most one point above the parent's. Without a parent any passes."""
-    if parent_rate is not None and rate > parent_rate + FORMAT_SLACK:
+def format_gate(rate: float, parent_rate: float | None, *, slack: float = FORMAT_SLACK) -> Verdict:
+    """The share of replies that are no action: at most one point (`slack`) above the parent's. Without a parent any passes."""
+    if parent_rate is not None and rate > parent_rate + slack:
         return Verdict(False, f"format errors {rate:.1%}, the parent's {parent_rate:.1%}")
     return PASSED
 
@@ -65,6 +65,8 @@ def loss_gate(
     *,
     success: float | None = None,
     parent_success: float | None = None,
+    slack: float = LOSS_SLACK,
+    gap: float = LOSS_GAP,
 ) -> Verdict:
     """Validation loss against the parent's, and against the training loss.
 
@@ -74,13 +76,15 @@ def loss_gate(
         train: the training loss at the end.
         success: success rate on validation tasks, where there is an environment.
         parent_success: the parent's on the same tasks.
+        slack: nats that `best` may lie above the parent's.
+        gap: nats that `best` may lie above the training loss, unless success rose.
     """
     if best is None:
         return PASSED
-    if parent is not None and best > parent + LOSS_SLACK:
+    if parent is not None and best > parent + slack:
         return Verdict(False, f"validation loss {best:.4f}, the parent's {parent:.4f}")
     above = success is not None and success > (parent_success or 0.0)
-    if best - train > LOSS_GAP and not above:
+    if best - train > gap and not above:
         return Verdict(False, f"validation loss {best:.4f} is {best - train:.2f} nat above the training loss, and success did not rise")
     return PASSED
 

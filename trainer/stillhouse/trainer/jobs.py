@@ -222,9 +222,19 @@ class Job:
         train, validation = self._examples(window)
         self._gate(data_gate(train, validation, erased=self._erased(train)))
         if evaluated.format_errors is not None:
-            self._gate(format_gate(evaluated.format_errors, evaluated.parent_format_errors))
-        success = {"success": evaluated.success, "parent_success": evaluated.parent_success}
-        self._gate(loss_gate(trained.validation_loss, trained.parent_loss, trained.train_loss or 0.0, **success))
+            errors = (evaluated.format_errors, evaluated.parent_format_errors)
+            self._gate(format_gate(*errors, slack=self.trainer.format_slack))
+        self._gate(
+            loss_gate(
+                trained.validation_loss,
+                trained.parent_loss,
+                trained.train_loss or 0.0,
+                success=evaluated.success,
+                parent_success=evaluated.parent_success,
+                slack=self.trainer.loss_slack,
+                gap=self.trainer.loss_gap,
+            )
+        )
         folder = self._registered(window) or students.register(self.students, self.state / trained.candidate, self._manifest(window, train))
         if self.steps.publish is not None:
             self.steps.publish(

@@ -6,6 +6,7 @@ import msgspec
 
 from stillhouse.schemas.actions import Grammar
 from stillhouse.schemas.render import RenderSpec
+from stillhouse.trainer.gates import FORMAT_SLACK, LOSS_GAP, LOSS_SLACK
 from stillhouse.trainer.training_job import TrainSettings
 
 
@@ -123,6 +124,12 @@ class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_f
         grammar: how the student writes calls.
         context_limit: tokens of a conversation.
         seed: initialisation and order derive theirs from it.
+        benchmark: `module:name` of an environment that validates students; empty: none, then only losses judge.
+        benchmark_tasks: validation tasks of it.
+        answer_tokens: tokens that one answer may have there.
+        format_slack: how far the share of malformed answers may lie above the parent's.
+        loss_slack: nats a token that the validation loss may lie above the parent's.
+        loss_gap: nats a token that it may lie above the training loss, unless success rose.
     """
 
     model: str = "smollm2-135m"
@@ -134,6 +141,12 @@ class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_f
     grammar: Grammar = "tool_call"
     context_limit: int = 2048
     seed: int = 1
+    benchmark: str = ""
+    benchmark_tasks: int = 24
+    answer_tokens: int = 64
+    format_slack: float = FORMAT_SLACK
+    loss_slack: float = LOSS_SLACK
+    loss_gap: float = LOSS_GAP
 
     def render(self) -> RenderSpec:
         """The student's view, before a model gives it its stop ids."""

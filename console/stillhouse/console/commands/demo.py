@@ -1,5 +1,51 @@
-"""x."""
+"""`stillhouse demo`: the whole loop on the order desk."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stillhouse.console import context, output
+from stillhouse.console.demo import teacher as teachers
+from stillhouse.console.demo.phases import Phases
+from stillhouse.console.demo.report import write_report
+from stillhouse.console.demo.run import Demo
+from stillhouse.console.demo.settings import FAST, FULL
+from stillhouse.schemas.errors import UsageError
 
 
-def command() -> None:
-    """X."""
+def command(
+    state: context.StateOption = None,
+    seed: Annotated[int, typer.Option(help="Tasks, split, training and fleet derive theirs from it, by name.")] = 1,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A tiny random model and 8 tasks: the same code in under two minutes, no claims.")
+    ] = False,
+    teacher_url: Annotated[str | None, typer.Option(help="A real teacher's OpenAI-compatible address, up to and with /v1.")] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
+    json: context.JsonOption = False,
+) -> None:
+    """Agents on a teacher, three windows, three students, everybody on the same held-out tasks, and a report.
+
+    The stack runs on free ports in a folder of its own, `demo-<seed>` (or `demo-fast-<seed>`) of the state folder.
+    """
+    if (teacher_url is None) != (teacher_model is None):
+        raise UsageError("a real teacher needs both --teacher-url and --teacher-model")
+    settings = FAST if fast else FULL
+    folder = context.load(state).state / f"demo{'-fast' if fast else ''}-{seed}"
+    _refuse_old(folder)
+    teacher = teachers.real(teacher_url, teacher_model) if teacher_url and teacher_model else None
+    phases = Phases(output.err)
+    with phases.shown():
+        story = asyncio.run(Demo(settings, seed, folder, teacher).run(phases))
+    report = write_report(folder / "report", settings, seed, story, phases.seconds)
+    if json:
+        output.print_json(report.summary)
+    else:
+        output.out.print(report.text, markup=False, soft_wrap=True)
+
+
+def _refuse_old(folder: Path) -> None:
+    if (folder / "lance").exists():
+        fix = f"Remove it (rm -r {folder}), or give another --seed or --state."
+        raise UsageError("a demo of this seed was run here before: its rows would be trained on again", where=str(folder), fix=fix)

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-STAND_IN = "stand-in teacher (scripted), priced as {model} by genai-prices"
+import msgspec
+
 FIRST_FAMILIES = ("cancel", "address", "refund", "replace")
 
 
@@ -17,7 +19,7 @@ class WindowPlan:
         size: how many kept trajectories the window takes, at most.
         replay: the share of earlier rows among its examples.
         by_failures: draw tasks and rows by the last student's failure rates on validation tasks.
-        floor: what a family that never fails weighs then (a family that always fails weighs 1 more).
+        floor: what a family that never fails weighs then (one that always fails weighs 1 more).
     """
 
     runs: int
@@ -30,46 +32,74 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """A demo. Money is in US dollars, time in seconds unless the name says otherwise."""
+    """A demo. Money is in US dollars, time in seconds unless the name says otherwise.
+
+    Args:
+        claims: whether its figures mean anything; False where a tiny random model stands in for the student's.
+        model: the student's base model, a name of `models fetch`, or `tiny`.
+        windows: what is collected and trained on, in order.
+        held_out: tasks by part that teacher, base and all students are evaluated on.
+        validation_tasks: tasks whose failures steer the next window; never held-out ones.
+        trainer: `[trainer]` of the demo's settings file.
+        window: `[window]` of it.
+        ingest: `[ingest]` of it.
+        teacher_latency_ms: what the stand-in teacher really sleeps for a request.
+        answer_tokens: tokens of one answer of a student or the base model; what rambles is cut.
+        fleet: agents at once.
+        replica_usd_per_hour: the declared price of the machine that the student runs on.
+    """
 
     claims: bool
     model: str
     windows: tuple[WindowPlan, ...]
     held_out: Mapping[str, int]
     validation_tasks: int
-    recipe: str = "bc-trajectory"
-    learning_rate: float = 2e-3
-    batch_size: int = 2
-    epochs: int = 1
-    max_tokens: int = 255
-    system_prompt: str = "Order desk agent."
-    recovery_share: float = 0.25
-    teacher_model: str = "gpt-4o"
+    trainer: Mapping[str, object]
+    window: Mapping[str, object]
+    ingest: Mapping[str, object] = field(default_factory=dict)
     teacher_latency_ms: int = 250
-    fleet: int = 24
-    concurrency: int = 24
+    answer_tokens: int = 64
+    fleet: int = 32
     replica_usd_per_hour: float = 0.10
-    base_parts: tuple[str, ...] = ("seen", "unseen", "rephrased")
-    training: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def stand_in(self) -> str:
-        """What every artefact says of the teacher."""
-        return STAND_IN.format(model=self.teacher_model)
 
+# The student's view of the desk: a prompt of four tokens, no tools in it, bare JSON. What the tools are is in the weights.
+_TRAINER: dict[str, object] = {
+    "recipe": "bc-trajectory",
+    "system": "replace",
+    "system_prompt": "Order desk agent.",
+    "tools": "drop",
+    "reasoning": "hide",
+    "grammar": "bare-json",
+    "context_limit": 255,
+    "learning_rate": 2e-3,
+    "continue_rate": 1.0,
+    "warmup": 0.1,
+    "batch_size": 2,
+    "epochs": 1,
+    "evaluations": 2,
+    "threads": 2,
+    "benchmark": "stillhouse.examples.order_desk.benchmark:OrderDeskBenchmark",
+}
+# A window continues the adapter of the one before it, however small the pool still is. A quarter of the corrected retries stays as
+# context, the failed call masked; more of them would push the long families over the student's 255 tokens.
+_WINDOW: dict[str, object] = {"recovery_share": 0.25, "max_tokens": 8_000}
 
 FULL = DemoSettings(
     claims=True,
     model="smollm2-135m",
     windows=(
-        WindowPlan(runs=110, size=60, families=FIRST_FAMILIES),
-        WindowPlan(runs=230, size=140, replay=1 / 3, by_failures=True),
-        WindowPlan(runs=170, size=100, replay=1 / 2, by_failures=True),
+        WindowPlan(runs=130, size=60, families=FIRST_FAMILIES),
+        WindowPlan(runs=300, size=140, replay=1 / 3, by_failures=True),
+        WindowPlan(runs=230, size=100, replay=1 / 2, by_failures=True),
     ),
     held_out={"seen": 24, "unseen": 24, "rephrased": 16},
     validation_tasks=24,
+    trainer={**_TRAINER, "validation_rows": 16},
+    window=_WINDOW,
 )
 
+# Eight fixed tasks in all parts, a tiny random model, the same code.
 FAST = DemoSettings(
     claims=False,
     model="tiny",
@@ -80,5 +110,33 @@ FAST = DemoSettings(
     ),
     held_out={"seen": 3, "unseen": 3, "rephrased": 2},
     validation_tasks=8,
+    # A random model's losses and format errors are noise, and its tokens are short: no gate goes by them here.
+    trainer={
+        **_TRAINER,
+        "context_limit": 2048,
+        "validation_rows": 4,
+        "probe_candidates": 16,
+        "answer_tokens": 16,
+        "format_slack": 1.0,
+        "loss_slack": 100.0,
+        "loss_gap": 100.0,
+    },
+    window=_WINDOW,
     teacher_latency_ms=5,
+    answer_tokens=16,
 )
+
+
+def as_toml(settings: DemoSettings, base: Path, seed: int) -> str:
+    """The settings file that the demo's processes read."""
+    trainer = {"model": str(base), "seed": seed, "benchmark_tasks": settings.validation_tasks, **settings.trainer}
+    sections = {"trainer": trainer, "window": {"seed": seed, "lineage": "demo", **settings.window}, "ingest": dict(settings.ingest)}
+    lines = ["# Written by `stillhouse demo`: everything that it sets."]
+    for name, values in sections.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    # JSON's strings, numbers and booleans are TOML's too.
+    return msgspec.json.encode(value).decode()

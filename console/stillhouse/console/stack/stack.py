@@ -114,17 +114,18 @@ class Stack:
         """Where everything is now."""
         metrics = {name: str(ready["metrics"]) for name, ready in self._ready.items() if ready.get("metrics")}
         return records.StackRecord(
-            bootstrap_servers=self.settings.bootstrap_servers or str(self._announced("broker", "bootstrap_servers") or ""),
+            bootstrap_servers=self.settings.bootstrap_servers or str(self.announced("broker", "bootstrap_servers") or ""),
             supervisor=records.ProcessId(pid=os.getpid(), started=create_time(os.getpid())),
             pids={name: records.ProcessId(pid=p.pid, started=p.started) for name, p in self._processes.items()},
             metrics=metrics,
-            student=self._announced("student", "url"),
-            page=self._announced("console", "url"),
+            student=self.announced("student", "url"),
+            page=self.announced("console", "url"),
             model=str(self.settings.model) if self.settings.model else None,
             restarts=dict(self._restarts),
         )
 
-    def _announced(self, part: str, field: str) -> str | None:
+    def announced(self, part: str, field: str) -> str | None:
+        """One field of what a part said when it was ready; None without that part or field."""
         value: Any = self._ready.get(part, {}).get(field)
         return str(value) if value is not None else None
 

@@ -1,0 +1,140 @@
+"""The demo's story: collect, train, draw the next window by what the student failed, evaluate, report."""
+
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stillhouse.console import context, training
+from stillhouse.console.demo.collect import collect
+from stillhouse.console.demo.evaluation import Evaluated, evaluate_all
+from stillhouse.console.demo.phases import Phases
+from stillhouse.console.demo.settings import DemoSettings, WindowPlan, as_toml
+from stillhouse.console.demo.teacher import Teacher, part, stand_in
+from stillhouse.console.stack.parts import ANY_PORT, parts_of
+from stillhouse.console.stack.stack import Stack, StackEvent
+from stillhouse.examples.order_desk.tasks import FAMILIES, make_tasks
+from stillhouse.schemas.errors import GateError
+from stillhouse.trainer import models
+from stillhouse.trainer.windows_types import State
+
+Fields = dict[str, Any]
+
+
+@dataclass
+class Story:
+    """What has happened so far."""
+
+    jobs: list[Fields] = field(default_factory=list)
+    losses: list[list[tuple[int, float]]] = field(default_factory=list)
+    teacher_usd: float = 0.0
+    evaluated: Evaluated | None = None
+    notice: str = ""
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One run of the demo.
+
+    Args:
+        settings: what it does.
+        seed: everything random derives from it, by name.
+        state: the state folder; new or empty of trajectories of another seed.
+        teacher: a real teacher, or None for the stand-in.
+    """
+
+    settings: DemoSettings
+    seed: int
+    state: Path
+    teacher: Teacher | None = None
+
+    async def run(self, phases: Phases) -> Story:
+        """Run all of it.
+
+        Raises:
+            GateError: a window was rejected, so there is no student to go on with.
+            StillhouseError: a part could not start, or a run did not arrive.
+        """
+        story = Story()
+        with phases.phase("base model") as news:
+            base = self._base(news)
+        config = self.state / "demo.toml"
+        config.write_text(as_toml(self.settings, base, self.seed))
+        loaded = context.load(self.state, config)
+        with phases.phase("up") as news:
+            stack = self._stack(base, config, news)
+            await stack.start()
+        try:
+            teacher = self.teacher or stand_in(str(stack.announced("teacher", "url")))
+            story.notice = teacher.notice
+            for number, window in enumerate(self.settings.windows, 1):
+                await self._window(number, window, loaded, teacher, story, phases)
+            names = [str(job["student"]) for job in story.jobs]
+            story.evaluated = await evaluate_all(self.settings, self.seed, loaded, stack.record, base, teacher, names, phases)
+        finally:
+            with phases.phase("down"):
+                await stack.stop()
+        story.cpu_seconds = _cpu_seconds()
+        return story
+
+    def _base(self, news: Any) -> Path:
+        if self.settings.model == "tiny":
+            return models.tiny(self.state / "models" / f"tiny-{self.seed}", self.seed)
+        return models.fetch(self.settings.model, progress=news)
+
+    def _stack(self, base: Path, config: Path, news: Any) -> Stack:
+        settings = replace(ANY_PORT, model=base, config=config)
+        parts = parts_of(self.state, settings)
+        if self.teacher is None:
+            parts = (*parts, part(self.settings.teacher_latency_ms))
+
+        def say(event: StackEvent) -> None:
+            news(f"{event.part} {event.what}")
+
+        return Stack(self.state, settings, parts, on_event=say)
+
+    async def _window(
+        self, number: int, window: WindowPlan, loaded: context.Context, teacher: Teacher, story: Story, phases: Phases
+    ) -> None:
+        rates = story.jobs[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
+        weights = family_weights(rates, window.floor) if rates is not None else None
+        tasks = make_tasks("train", window.runs, self.seed, families=window.families, weights=weights, name=f"window-{number}")
+        with phases.phase(f"collect {number}") as news:
+            spool = loaded.config.state_dir("spool")
+            report = await collect(tasks, teacher.url, teacher.model, loaded.kafka, spool, loaded.store(), self.settings.fleet, news)
+            story.teacher_usd += report.cost_micro_usd / 1e6
+        with phases.phase(f"window {number}") as news:
+            story.jobs.append(await self._train(number, window, weights, loaded, story, news))
+
+    async def _train(
+        self, number: int, window: WindowPlan, weights: Mapping[str, float] | None, loaded: context.Context, story: Story, news: Any
+    ) -> Fields:
+        losses: list[tuple[int, float]] = []
+        story.losses.append(losses)
+
+        def tell(event: Fields) -> None:
+            if event["event"] == "train" and event["kind"] == "step" and event.get("loss") is not None:
+                losses.append((event["step"], event["loss"]))
+            news(training.describe(event))
+
+        overrides = {"window.size": window.size, "window.replay": window.replay}
+        options = [f"--mode={'continue' if number > 1 else 'fresh'}", *(f"--weight={f}={w}" for f, w in (weights or {}).items())]
+        result = await training.job(loaded, overrides, options, tell)
+        if result["state"] == State.REJECTED:
+            raise GateError(f"window {number} was rejected: {result['reason']}", where=result["window"])
+        solved = result["evaluation"].get("success")
+        news(f"{result['student']}, validation loss {result['validation_loss']:.3f}, {solved:.0%} of the validation tasks")
+        return result
+
+
+def family_weights(rates: Mapping[str, float], floor: float) -> dict[str, float]:
+    """What a family is drawn by: a floor that keeps what is mastered from being forgotten, and the failure rate on top."""
+    return {family: floor + rates.get(family, 1.0) for family in FAMILIES}
+
+
+def _cpu_seconds() -> float:
+    """Of this process and all that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)

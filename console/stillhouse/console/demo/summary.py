@@ -1,0 +1,93 @@
+"""`summary.json`: the demo's figures in the form that its readers rely on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stillhouse.console.demo.settings import DemoSettings
+from stillhouse.trainer.evaluation.report import PolicyReport
+
+Fields = dict[str, Any]
+
+
+def policy(report: PolicyReport, name: str, window: int | None) -> Fields:
+    """One evaluated policy."""
+    parts = {
+        part: {
+            "k": int(found.all.success.k),
+            "n": found.all.success.n,
+            "interval": [found.all.success.interval.low, found.all.success.interval.high],
+            "errors": found.all.errors,
+        }
+        for part, found in report.parts.items()
+    }
+    families: dict[str, Fields] = {}
+    for part, found in report.parts.items():
+        for family, measured in found.families.items():
+            families.setdefault(family, {})[part] = {"k": int(measured.success.k), "n": measured.success.n}
+    cost = report.cost
+    return {
+        "name": name,
+        "window": window,
+        "success": parts,
+        "steps_mean": report.all.steps_mean,
+        "format_error_rate": report.all.format_error_rate,
+        "cost_per_success_usd": {"marginal": cost.marginal_per_success_usd, "loaded": cost.loaded_per_success_usd},
+        "cost_usd": {"marginal": cost.marginal_usd, "loaded": cost.loaded_usd, "basis": cost.basis},
+        "latency_s": {"p50": report.all.latency.p50_s, "p95": report.all.latency.p95_s} if report.all.latency else None,
+        "families": families,
+    }
+
+
+def summary(
+    settings: DemoSettings,
+    seed: int,
+    *,
+    phases: Mapping[str, float],
+    cpu_seconds: float,
+    notice: str,
+    teacher: PolicyReport,
+    base: PolicyReport,
+    students: Sequence[tuple[PolicyReport, Fields]],
+) -> Fields:
+    """The whole file.
+
+    Args:
+        settings: what ran.
+        seed: with which seed.
+        phases: seconds by phase.
+        cpu_seconds: of all processes.
+        notice: what the teacher is.
+        teacher: its evaluation.
+        base: the base model's.
+        students: each student's evaluation, with the result of the job that made it, oldest first.
+    """
+    made = [{**policy(report, report.name, number), **_training(result)} for number, (report, result) in enumerate(students, 1)]
+    return {
+        "seed": seed,
+        "claims": settings.claims,
+        "notice": notice,
+        "phases": dict(phases),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "tasks": dict(settings.held_out),
+        "teacher": policy(teacher, teacher.name, None),
+        "base": policy(base, base.name, None),
+        "students": made,
+        "waterfalls": {report.name: result["waterfall"] for report, result in students},
+    }
+
+
+def _training(result: Fields) -> Fields:
+    evaluation = result.get("evaluation") or {}
+    return {
+        "mode": result.get("mode"),
+        "validation": {"success": evaluation.get("success"), "failure_rates": evaluation.get("failure_rates", {})},
+        "validation_loss": result.get("validation_loss"),
+        "parent_loss": result.get("parent_loss"),
+        "base_loss": result.get("base_loss"),
+    }
+
+
+def ratio_of_costs(found: Mapping[str, Any]) -> Fields:
+    """How many times cheaper the last student's success is than the teacher's; None where one of them has none."""
+    teacher, last = found["teacher"]["cost_per_success_usd"], found["students"][-1]["cost_per_success_usd"]
+    return {kind: teacher[kind] / last[kind] if teacher[kind] and last[kind] else None for kind in ("marginal", "loaded")}

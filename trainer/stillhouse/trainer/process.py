@@ -1,0 +1,143 @@
+"""`python -m stillhouse.trainer run`: one window in a process of its own.
+
+Standard output carries progress as JSON lines, the last of them `{"event": "result", …}` or `{"event": "error", …}`.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from stillhouse.schemas.errors import GateError, PermanentError, RetryableError, StillhouseError, UnreachableError, UsageError
+from stillhouse.schemas.facts import StudentState
+from stillhouse.sdk.config import Config
+from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.store import Store, StoreSettings
+from stillhouse.trainer import models, windows
+from stillhouse.trainer.jobs import Job, JobResult, Steps
+from stillhouse.trainer.settings import TrainerSettings, WindowSettings
+from stillhouse.trainer.windows_types import State, WindowPlan
+
+_log = logging.getLogger("stillhouse.trainer")
+
+FAILED, USAGE, NOT_REACHABLE, GATE_SAID_NO = 1, 2, 3, 4
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(prog="python -m stillhouse.trainer", description=__doc__)
+    commands = found.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the lineage's open window, or plan and run the next one")
+    run.add_argument("--state", type=Path)
+    run.add_argument("--config", type=Path)
+    run.add_argument("--bootstrap-servers", help="where registered students are told; by default nobody is told")
+    run.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over file and environment")
+    run.add_argument("--family", action="append", help="only this family; may be given again")
+    run.add_argument("--weight", action="append", metavar="FAMILY=NUMBER", help="what a family is drawn by; may be given again")
+    run.add_argument("--mode", choices=("fresh", "continue"), help="instead of the rule")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one window; its exit code (4: it was rejected)."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        result = run_window(options)
+    except StillhouseError as error:
+        _log.error("%s", error)
+        retryable = isinstance(error, RetryableError)
+        _say({"event": "error", "what": error.what, "where": error.where, "fix": error.fix, "retryable": retryable})
+        return _exit_code(error)
+    _say({"event": "result", **msgspec.to_builtins(result)})
+    return GATE_SAID_NO if result.state is State.REJECTED else 0
+
+
+def run_window(options: argparse.Namespace) -> JobResult:
+    """Go on with the lineage's open window, or plan the next one and run it.
+
+    Raises:
+        StillhouseError: settings, store, model or plan are not as they must be.
+    """
+    config = Config.load(options.config, dict(os.environ), options.state, _settings(options.set))
+    window, trainer = config.section("window", WindowSettings), config.section("trainer", TrainerSettings)
+    store = Store.open(config.section("store", StoreSettings).location(config.state), create=False)
+    base = models.resolve(trainer.model)
+    planned = None if windows.open_window(store, window.lineage) else _plan(store, window, trainer, options)
+    job = Job(store, config.state, base, window, trainer, _steps(config, trainer, base, options.bootstrap_servers), progress=_say)
+    return job.run(planned)
+
+
+def _plan(store: Store, window: WindowSettings, trainer: TrainerSettings, options: argparse.Namespace) -> WindowPlan:
+    weights = {name: _number(value, name) for name, _, value in (w.partition("=") for w in options.weight)} if options.weight else None
+    return windows.plan(store, window, families=options.family, weights=weights, mode=options.mode, epochs=trainer.epochs)
+
+
+def _steps(config: Config, trainer: TrainerSettings, base: Path, servers: str | None) -> Steps:
+    from stillhouse.trainer.training import train  # torch: only a process that trains pays for it
+    from stillhouse.trainer.validation import Validation
+
+    validation = None
+    if trainer.benchmark:
+        log, work = config.state_dir("logs") / "validation-student.log", config.state_dir("run") / "validation"
+        validation = Validation(trainer, base, log, work)
+    return Steps(train=train, evaluate=validation, publish=_publisher(config, servers) if servers else None)
+
+
+def _publisher(config: Config, servers: str) -> Any:
+    from stillhouse.trainer.announce import publish
+
+    settings = msgspec.structs.replace(config.section("kafka", KafkaSettings), bootstrap_servers=servers)
+
+    def tell(state: StudentState) -> None:
+        publish(settings, state)
+
+    return tell
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or "." not in name:
+            raise UsageError(f"not a setting: {pair}", where="--set", fix="Give it as section.key=value.")
+        try:
+            found[name] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            found[name] = text
+    return found
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"the weight of {name} is no number: {text!r}", where="--weight", fix="Give it as family=0.5.") from error
+
+
+def _say(event: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(event, enc_hook=str) + b"\n")
+    sys.stdout.flush()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # every state is on disk: the next run goes on from it
+
+
+def _exit_code(error: StillhouseError) -> int:
+    if isinstance(error, UnreachableError):
+        return NOT_REACHABLE
+    if isinstance(error, UsageError):
+        return USAGE
+    return GATE_SAID_NO if isinstance(error, GateError) else FAILED
+
+
+__all__ = ["PermanentError", "main", "parser", "run_window"]
