@@ -77,7 +77,7 @@ class Flusher:
         sink: the store.
         outbox: for the facts.
         waiter: for what is away.
-        commit: step 7.
+        commit: step 7, and the watermarks.
         settings: the section `[ingest]`.
         instruments: metrics.
         clock: seconds, monotonic.
@@ -126,7 +126,7 @@ class Flusher:
         await self._waiter.until_done(lambda: self._outbox.facts(facts))
         self._reached("facts")
         self._open.done(entries)
-        await self._commit()
+        await self._waiter.until_done(self._commit)
         self._reached("commit")
         self._count(stored, cause, self._clock() - started)
 

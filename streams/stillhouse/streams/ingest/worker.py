@@ -80,7 +80,7 @@ class Worker:
         self._decoder = Decoder(self.resolver, RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic)
         self._waiter = Waiter(settings.retry_wait, self.member.pause, self.member.resume, instruments)
         sink = Sink(store, clocks.now, erased=self.erasures, slow_ms=settings.slow_request_ms, reached=reached)
-        self.flusher = Flusher(self._open, sink, self._outbox, self._waiter, self._commit, settings, instruments, clocks.monotonic, reached)
+        self.flusher = Flusher(self._open, sink, self._outbox, self._waiter, self._settle, settings, instruments, clocks.monotonic, reached)
         self.status = Status(
             self.member, self._partitions, self._open, self._waiter, instruments, clocks.monotonic, settings.max_poll_interval
         )
@@ -222,11 +222,19 @@ class Worker:
         self.member.refresh_ends()
         try:
             await self._follower.poll()
-            await self._commit()
-            await self._outbox.watermarks(self._watermarks())
+            await self._settle()
         except RetryableError as error:
             log.warning("a tick was incomplete", error=str(error))
         self.status.turn(self._clocks.now())
+
+    async def _settle(self) -> None:
+        """Commit, then say how far everything was read.
+
+        Raises:
+            UnreachableError: the watermarks were not acknowledged; the next ones follow within a second.
+        """
+        await self._commit()
+        await self._outbox.watermarks(self._watermarks())
 
     async def _commit(self) -> None:
         """Step 7."""
