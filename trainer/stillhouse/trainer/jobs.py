@@ -5,77 +5,33 @@ a trainer that was killed anywhere goes on from the state that it finds (docs/wi
 """
 
 import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from stillhouse.schemas.errors import GateError, PermanentError, RetryableError
 from stillhouse.schemas.facts import StudentStage, StudentState
 from stillhouse.schemas.fold import ERASED
-from stillhouse.schemas.render import Renderer, RenderSpec, coverage_hash
+from stillhouse.schemas.render import Renderer, RenderSpec
 from stillhouse.sdk.store import Store
 from stillhouse.trainer import students, windows
-from stillhouse.trainer.curate.compress import ActionLoss
 from stillhouse.trainer.curate.counting import RenderCounter
 from stillhouse.trainer.curate.pipeline import Curated, Tools
-from stillhouse.trainer.curate.prune import Replay
 from stillhouse.trainer.examples import Example, read_examples, write_examples
 from stillhouse.trainer.gates import Verdict, data_gate, format_gate, loss_gate
+from stillhouse.trainer.jobs_parts import Evaluate, JobResult, Progress, Steps, Train, coverage, result_of, tokens_by_key
 from stillhouse.trainer.manifest import Manifest, versions
 from stillhouse.trainer.models import check
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
-from stillhouse.trainer.training_job import Progress as TrainProgress
 from stillhouse.trainer.training_job import TrainEvent, TrainJob, TrainResult
 from stillhouse.trainer.windows_types import TERMINAL, CuratedFacts, EvaluatedFacts, State, TrainedFacts, Window, WindowPlan
 
-Progress = Callable[[dict[str, Any]], None]
-"""Told what happens, as JSON objects with an `event`: `state`, `stage`, `train`."""
+__all__ = ["Evaluate", "Job", "JobResult", "Progress", "Steps", "Train", "plan_report"]
 
-Train = Callable[[TrainJob, Sequence[Example], Sequence[Example], TrainProgress], TrainResult]
 _PLACING_TRIES = 5
-
-
-class Evaluate(Protocol):
-    """Runs a candidate, and the parent it must not fall behind, on validation tasks."""
-
-    def __call__(self, candidate: Path, parent: Path | None, progress: Progress, /) -> EvaluatedFacts:
-        """Measure; called again after a crash."""
-        ...
-
-
-class Steps(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job is made of; tests put in their own.
-
-    Attributes:
-        train: trains; called again after a crash with the same arguments.
-        evaluate: measures in an environment; None where there is none.
-        publish: tells the topic `students`; after a crash it may be told the same again.
-        replay: runs pruned trajectories in their environment.
-        action_loss: measures compression under the parent.
-    """
-
-    train: Train
-    evaluate: Evaluate | None = None
-    publish: Callable[[StudentState], None] | None = None
-    replay: Replay | None = None
-    action_loss: ActionLoss | None = None
-
-
-class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a window ended: `student` is the registered one's name, or empty with the reason it was rejected for."""
-
-    window: str
-    state: State
-    student: str = ""
-    reason: str = ""
-    mode: str = ""
-    waterfall: dict[str, Any] = {}
-    validation_loss: float | None = None
-    parent_loss: float | None = None
-    evaluation: dict[str, Any] = {}
 
 
 class Job:
@@ -131,7 +87,7 @@ class Job:
             while window.state not in TERMINAL:
                 window = self._step(window)
                 self._tell(window)
-            return _result(window)
+            return result_of(window)
 
     def folder(self, window: Window) -> Path:
         """Where a window's files are."""
@@ -161,7 +117,7 @@ class Job:
             manifest_hash=curated.manifest_hash,
             waterfall=curated.waterfall,
             histograms=curated.histograms,
-            trained=_tokens(curated.train),
+            trained=tokens_by_key(curated.train),
             validation=tuple(sorted({e.key for e in curated.validation})),
             returned=tuple(sorted(curated.returned)),
         )
@@ -330,38 +286,8 @@ class Job:
             yield
 
 
-def coverage(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The hashes of all (system prompt, tools) that examples were recorded under."""
-    seen = set()
-    for example in examples:
-        first = example.bare[0] if example.messages else None
-        seen.add(coverage_hash(first.text if first is not None and first.role == "system" else None, example.tools))
-    return tuple(sorted(seen))
-
-
 def plan_report(store: Store, planned: WindowPlan, settings: WindowSettings, view: RenderSpec, base_model: Path) -> dict[str, Any]:
     """What `windows plan --json` prints: the waterfall the plan would have, its rows and its mode. Nothing is written."""
     curated = windows.curate_plan(store, planned, settings, RenderCounter(Renderer(view, base_model)))
     head = {"window": planned.key, "mode": planned.mode, "why": planned.why, "parent": planned.parent}
     return {**head, "rows": len(planned.rows), "again": len(planned.again), **curated.waterfall.to_json()}
-
-
-def _tokens(examples: Sequence[Example]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for example in examples:
-        found[example.key] = found.get(example.key, 0) + example.tokens
-    return found
-
-
-def _result(window: Window) -> JobResult:
-    return JobResult(
-        window=window.key,
-        state=window.state,
-        student=window.student,
-        reason=window.reason,
-        mode=window.plan.mode,
-        waterfall=window.curated.waterfall.to_json() if window.curated else {},
-        validation_loss=window.trained.validation_loss if window.trained else None,
-        parent_loss=window.trained.parent_loss if window.trained else None,
-        evaluation=msgspec.to_builtins(window.evaluated) if window.evaluated else {},
-    )

@@ -146,7 +146,7 @@ def show(store: Store, key: str) -> Window:
         UsageError: there is none of that name.
     """
     row = store.by_key(WINDOWS, [key]).get(key)
-    if row is None or row["state"] not in State:
+    if row is None or row["state"] not in [s.value for s in State]:
         raise UsageError("no such window", where=key, fix="`stillhouse windows list` names them.")
     return msgspec.convert(row["data"], Window, strict=False)
 
