@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import typer
 
 from stillhouse.console import output
@@ -62,15 +61,11 @@ def _module(name: str) -> Any:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code (0 done, 1 failed, 2 usage, 3 not reachable, 4 a gate said no)."""
-    command = typer.main.get_command(application())
     try:
-        result = command.main(args=list(arguments), prog_name="stillhouse", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return output.USAGE if isinstance(error, click.UsageError) else output.FAILED
-    except click.exceptions.Exit as stop:
-        return int(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+        application()(args=list(arguments), prog_name="stillhouse")
+    except SystemExit as stop:  # how the library ends a command, in order or after a usage error that it has printed
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
         output.err.print("stopped")
         return output.FAILED
     except StillhouseError as error:
@@ -82,4 +77,4 @@ def run(arguments: Sequence[str]) -> int:
             raise
         output.print_error(MissingExtraError(f"this command ({error.name})", extra))
         return output.USAGE
-    return result if isinstance(result, int) else output.OK
+    return output.OK

@@ -131,7 +131,7 @@ def tiny(dest: Path, seed: int) -> Path:
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        num_key_value_heads=2, max_position_embeddings=16384, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
         initializer_range=0.125,  # 1/√width: with the usual 0.02 a head that is tied to frozen embeddings can learn nothing
     )  # fmt: skip
     dest.parent.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,10 @@ def command(
     expose: Annotated[
         bool, typer.Option("--expose", help="Allow an address that other machines reach. There is no authentication.")
     ] = False,
-) -> int:
+) -> None:
     """One broker that speaks Kafka's protocol, for laptops, demos and tests; not a production engine.
 
     Prints one line of JSON with `bootstrap_servers` when it is ready, and stays in the foreground.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    return server.run_broker(server.Broker(dir, host=host, port=port, fsync=fsync, expose=expose))
+    raise typer.Exit(server.run_broker(server.Broker(dir, host=host, port=port, fsync=fsync, expose=expose)))

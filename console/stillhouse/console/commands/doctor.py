@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+import typer
 from rich.markup import escape
 
 from stillhouse.console import context, output
@@ -32,7 +33,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def command(state: context.StateOption = None, config: context.ConfigOption = None, json: context.JsonOption = False) -> int:
+def command(state: context.StateOption = None, config: context.ConfigOption = None, json: context.JsonOption = False) -> None:
     """Check packages, disk, settings, state folder, broker, doubly captured runs and the log's size; exit code 1 if something is bad."""
     found = list(examine(state, config))
     if json:
@@ -40,7 +41,8 @@ def command(state: context.StateOption = None, config: context.ConfigOption = No
     else:
         for f in found:
             output.out.print(f"{MARKS[f.grade]} {escape(f.what)}{escape(f'  → {f.fix}') if f.fix else ''}", soft_wrap=True)
-    return output.FAILED if any(f.grade == "bad" for f in found) else output.OK
+    if any(f.grade == "bad" for f in found):
+        raise typer.Exit(output.FAILED)
 
 
 def examine(state: context.StateOption, config: context.ConfigOption) -> Iterator[Finding]:

@@ -60,6 +60,7 @@ class Demo:
         story = Story()
         with phases.phase("base model") as news:
             base = self._base(news)
+        self.state.mkdir(parents=True, exist_ok=True)
         config = self.state / "demo.toml"
         config.write_text(as_toml(self.settings, base, self.seed))
         loaded = context.load(self.state, config)

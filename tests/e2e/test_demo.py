@@ -1,0 +1,35 @@
+"""`stillhouse demo --fast`: the demo's own code on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import stillhouse
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+def test_the_fast_demo_leaves_a_whole_report(tmp_path: Path) -> None:
+    ran = stillhouse("demo", "--fast", "--json", state=tmp_path, timeout=580)
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "demo-fast-1" / "report"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary == ran.json
+    assert summary["claims"] is False and summary["seed"] == 1
+    assert summary["tasks"] == {"seen": 3, "unseen": 3, "rephrased": 2}
+    assert [s["window"] for s in summary["students"]] == [1, 2, 3]
+    for policy in (summary["teacher"], summary["base"], *summary["students"]):
+        assert {part: cell["n"] for part, cell in policy["success"].items()} == summary["tasks"]
+        assert set(policy["cost_per_success_usd"]) == {"marginal", "loaded"}
+    assert {"up", "collect 1", "window 3", "evaluate teacher"} <= set(summary["phases"])
+    for waterfall in summary["waterfalls"].values():
+        assert all(stage["in"] == stage["kept"] + sum(stage["dropped"].values()) for stage in waterfall["stages"])
+    episodes = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    assert len(episodes) == 8 * 4  # the teacher and three students; the base model's lie with its cache
+    html = (folder / "report.html").read_text()
+    for chart in ("success.png", "pareto.png", "losses.png", "waterfall-1.png"):
+        assert chart in html and (folder / chart).stat().st_size > 1000
+    assert "stand-in teacher (scripted), priced as gpt-4o by genai-prices" in html
+    again = stillhouse("demo", "--fast", state=tmp_path)
+    assert again.code == 2 and "was run here before" in again.err
