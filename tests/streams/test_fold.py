@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.schemas.errors import PermanentError, UsageError
-from stillhouse.schemas.event_set import event_set, pack, unpack
+from stillhouse.schemas.event_set import Member, event_set, pack, unpack
 from stillhouse.schemas.events import (
     AgentEvent,
     Assignment,
@@ -87,7 +87,8 @@ def test_a_union_only_adds(some: list[AgentEvent], more: list[AgentEvent]) -> No
 @settings(max_examples=50)
 def test_chunks_in_any_order_are_one_row(events: list[AgentEvent]) -> None:
     chunks = [unpack(pack("acme/t", event_set([one]).values())[1]) for one in events]
-    forward, backward = {}, {}
+    forward: dict[bytes, Member] = {}
+    backward: dict[bytes, Member] = {}
     for chunk in chunks:
         forward |= chunk
     for chunk in reversed(chunks):
@@ -170,7 +171,7 @@ def test_nothing_moves_over_a_gap() -> None:
 
 
 def _word(source: FeedbackSource, outcome: Outcome, at: int, **changes: object) -> AgentEvent:
-    return feedback(1, outcome, at, source=source, **changes)
+    return feedback(1, outcome, at, source=source, **changes)  # type: ignore[arg-type]
 
 
 def test_the_most_trusted_source_decides_whenever_it_spoke() -> None:

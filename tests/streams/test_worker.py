@@ -34,7 +34,7 @@ async def test_both_clients_on_one_trajectory_make_one_row_in_one_partition(topi
     rows = store.trajectories()
     assert [row["status"] for row in rows] == ["ended"] * 4
     assert store.table_hash() == expected_hash(tmp_path / "expected", events)
-    places = {message.key(): set() for message in topics.read("agent.events")}
+    places: dict[bytes, set[int]] = {message.key(): set() for message in topics.read("agent.events")}
     for message in topics.read("agent.events"):
         places[message.key()].add(message.partition())
     assert all(len(found) == 1 for found in places.values())

@@ -92,7 +92,7 @@ class Process:
     def __init__(self, topics: Topics, state: Path, *, ordinal: int = 0, die: str = "", settings: IngestSettings = QUICK) -> None:
         changed = {k: v for k, v in msgspec.structs.asdict(settings).items() if v != getattr(IngestSettings(), k)}
         environment = os.environ | {f"STILLHOUSE_INGEST__{k.upper()}": str(v) for k, v in changed.items()}
-        environment |= {"STILLHOUSE_KAFKA__PREFIX": topics.kafka.prefix, "STILLHOUSE_INGEST_DIE": die}
+        environment |= {"STILLHOUSE_KAFKA__PREFIX": topics.kafka.prefix, "STILLHOUSE_TEST_DIE": die}
         command = [sys.executable, "-m", "stillhouse.streams.ingest", "--state", str(state), "--ordinal", str(ordinal)]
         command += ["--bootstrap-servers", topics.kafka.bootstrap_servers]
         self.log = state / f"ingest-{ordinal}-{time.monotonic_ns()}.log"

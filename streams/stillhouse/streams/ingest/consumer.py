@@ -106,7 +106,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             return []  # `on_partitions_assigned` is about to decide where to start
         except OffsetOutOfRangeError as error:
             for place in error.args[0]:
-                await self._begin(place, self._partitions[place.partition].position)
+                if place.partition in self._partitions:  # else `on_partitions_assigned` is about to decide
+                    await self._begin(place, self._partitions[place.partition].position)
             return []
         except KafkaError as error:
             raise UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers) from error
@@ -187,14 +188,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             self._failure = error
         except KafkaError as error:
             self._failure = UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers)
-        self.joined = True
+        self.joined = self._failure is None
         log.info("partitions assigned", member=self.name, partitions=sorted(places))
 
     async def _begin(self, place: TopicPartition, committed: int | None) -> None:
         first = (await self._consumer.beginning_offsets([place]))[place]
         end = (await self._consumer.end_offsets([place]))[place]
         position = self._start(place, committed, first, end)
-        self._partitions.begin(place.partition, position, end)
+        self._partitions.begin(place.partition, position, end, committed)
         self._seek(place, position)
 
     def _seek(self, place: TopicPartition, position: int) -> None:

@@ -47,9 +47,9 @@ class Partitions:
         """Their numbers, in order."""
         return sorted(self._found)
 
-    def begin(self, partition: int, position: int, end: int) -> None:
-        """Start to read a partition at its committed position."""
-        self._found[partition] = Partition(partition, position, end, position)
+    def begin(self, partition: int, position: int, end: int, committed: int | None) -> None:
+        """Start to read a partition. Where that is not its commit, the start is committed next: a decision is made once."""
+        self._found[partition] = Partition(partition, position, end, -1 if committed is None else committed)
 
     def end(self, partition: int) -> None:
         """Read it no longer."""

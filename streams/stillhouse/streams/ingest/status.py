@@ -62,7 +62,7 @@ class Status:
             label = str(one.number)
             gauge("stillhouse_ingest_position", one.position, partition=label)
             gauge("stillhouse_ingest_lag", one.end - one.position, partition=label)
-            gauge("stillhouse_ingest_replay_debt", one.position - one.committed, partition=label)
+            gauge("stillhouse_ingest_replay_debt", one.position - max(0, one.committed), partition=label)
             gauge("stillhouse_ingest_watermark_seconds", one.watermark(now) / 1e6, partition=label)
 
     def lost(self, partition: int) -> None:

@@ -16,11 +16,11 @@ def unwatched(step: Step) -> None:
 
 
 def from_environment(env: Mapping[str, str]) -> Reached:
-    """The hook that `STILLHOUSE_INGEST_DIE="rows:3"` asks for: SIGKILL to this process when step `rows` is done for the 3rd time.
+    """The hook that `STILLHOUSE_TEST_DIE="rows:3"` asks for: SIGKILL to this process when step `rows` is done for the 3rd time.
 
     With `rows:3:STOP` the signal is SIGSTOP: a worker that hangs and comes back. For tests of delivery only.
     """
-    wanted = env.get("STILLHOUSE_INGEST_DIE", "")
+    wanted = env.get("STILLHOUSE_TEST_DIE", "")
     if not wanted:
         return unwatched
     name, count, *rest = wanted.split(":")

@@ -1,0 +1,116 @@
+"""The pure parts of ingest: grouping and commits, limits, watermarks, scores."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillhouse.schemas.event_set import member
+from stillhouse.schemas.fold import fold
+from stillhouse.schemas.messages import Message, ToolCall
+from stillhouse.streams.ingest.limits import RatioLimit
+from stillhouse.streams.ingest.open import Entry, OpenTrajectories
+from stillhouse.streams.ingest.partitions import Partitions
+from stillhouse.streams.ingest.records import Arrived
+from stillhouse.streams.score import score
+from tests.support.events import event, step, trajectory
+
+BIG = 1 << 40
+
+
+def _arrived(number: int, place: int, offset: int, partition: int = 0, source: str = "s", size: int = 10) -> Arrived:
+    one = trajectory(number)[place]
+    return Arrived(one.key, member(one), partition, offset, size, source, 0)
+
+
+MOVES = st.lists(st.tuples(st.sampled_from("radfl"), st.integers(0, 5), st.integers(0, 1)), max_size=60)
+
+
+@given(MOVES)
+def test_the_commit_never_passes_an_unstored_event(moves: list[tuple[str, int, int]]) -> None:
+    """Whatever is read, flushed, failed or lost: bytes add up and the commit stays at or below the first unstored event."""
+    opened, positions = OpenTrajectories(BIG, BIG), [0, 0]
+    unstored: list[set[int]] = [set(), set()]
+    taken: list[Entry] = []
+    for move, number, partition in moves:
+        if move in "ra":
+            opened.add([_arrived(number, positions[partition] % 5, positions[partition], partition)], 0.0)
+            unstored[partition].add(positions[partition])
+            positions[partition] += 1
+        elif move == "f" and not taken:
+            opened.make_all_ready(0.0)
+            taken = opened.take(number + 1, BIG)
+        elif move == "d" and taken:
+            opened.done(taken)
+            for entry in taken:
+                unstored[entry.partition] -= {arrived.offset for arrived in entry.events}
+            taken = []
+        elif move == "l":
+            opened.lose(partition)
+            unstored[partition].clear()
+        for p in (0, 1):
+            assert opened.commit_offset(p, positions[p]) == min(unstored[p], default=positions[p])
+        assert opened.bytes == 10 * sum(map(len, unstored))
+
+
+def test_complete_is_due_and_incomplete_waits_for_the_one_timer() -> None:
+    opened = OpenTrajectories(BIG, BIG)
+    opened.add([_arrived(1, place, place) for place in range(5)] + [_arrived(2, 0, 5)], now=10.0)
+    assert (opened.due(10.0, 5, BIG, 2.0), opened.due(12.0, 5, BIG, 2.0), opened.due(10.0, 1, BIG, 2.0)) == ("", "time", "rows")
+    assert [entry.key for entry in opened.take(9, BIG)] == ["acme/t-1"]
+    assert (opened.park(309.0, 300.0), opened.park(310.0, 300.0)) == (0, 1)
+    assert [entry.key for entry in opened.take(9, BIG)] == ["acme/t-2"]
+
+
+def test_over_the_bound_the_oldest_go_of_all_and_of_a_source() -> None:
+    opened = OpenTrajectories(35, BIG)
+    opened.add([_arrived(n, 0, n) for n in range(5)], now=0.0)
+    assert opened.over and opened.relieve(0.0) == 2
+    assert [entry.key for entry in opened.take(9, BIG)] == ["acme/t-0", "acme/t-1"]
+    opened = OpenTrajectories(BIG, 15)
+    opened.add([_arrived(n, 0, n, source="ab"[n % 2]) for n in range(3)], now=0.0)
+    assert opened.relieve(0.0) == 1
+    assert [entry.key for entry in opened.take(9, BIG)] == ["acme/t-0"]
+
+
+def test_a_source_over_the_ratio_is_closed_for_one_window() -> None:
+    limit = RatioLimit(0.5, 10, 60.0)
+    assert not limit.count("a", good=1, bad=8, now=0.0)
+    assert limit.count("a", good=0, bad=1, now=1.0)
+    assert (limit.closed("a", 60.9), limit.closed("a", 61.0), limit.closed("b", 2.0)) == (True, False, False)
+    assert not limit.count("c", good=5, bad=5, now=0.0)
+    assert not limit.count("d", good=0, bad=9, now=0.0)
+    assert not limit.count("d", good=9, bad=2, now=100.0), "what is older than the window is forgotten"
+
+
+def test_the_watermark_is_now_at_the_end_and_the_last_append_time_before() -> None:
+    found = Partitions()
+    found.begin(3, position=5, end=8, committed=None)
+    assert found[3].committed == -1
+    assert found[3].watermark(999) == 0
+    found[3].read(7, 100)
+    assert found[3].watermark(999) == 100
+    found[3].read(9, 200)
+    assert (found[3].watermark(999), found[3].end) == (999, 9)
+    before = found[3]
+    found.begin(3, 5, 9, 5)
+    assert not found.current(before) and found.current(found[3])
+
+
+def _said(content: str, **changes: object) -> Message:
+    return Message(role="tool", tool_call_id="c", content=content, **changes)  # type: ignore[arg-type]
+
+
+def test_scores_count_what_the_trajectory_itself_shows() -> None:
+    same = Message(role="assistant", tool_calls=(ToolCall(id="x", name="f", arguments={"b": 1, "a": 2}),))
+    again = Message(role="assistant", tool_calls=(ToolCall(id="y", name="f", arguments={"a": 2, "b": 1}),))
+    broken = Message(role="assistant", tool_calls=(ToolCall(id="z", name="f", raw_arguments="{oops"),))
+    bodies = [
+        step(0, action=same, observation=(_said('{"error": "no such order"}'),)),
+        step(1, action=again, observation=(_said("Error: no"),)),
+        step(2, action=broken, observation=(_said("fine"),), error="timeout"),
+        step(3, 7, observation=(_said('{"error": null}'),)),
+        step(4, 8, observation=(_said("x", extra={"is_error": True}),)),
+        step(5, 9, observation=(_said('{"error": broken'),)),
+    ]
+    found = score(fold(event(body, at=at) for at, body in enumerate(bodies)))
+    assert (found.steps, found.error_steps, found.repeated_calls, found.format_errors) == (6, 4, 1, 1)
+    assert (found.input_tokens, found.output_tokens) == (600, 60)
