@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stillhouse.sdk import Client, KafkaSettings
+from stillhouse.sdk import Client, KafkaSettings, Limits
 from stillhouse.sdk.kafka import apply_topics
 
 ACTION = {
@@ -111,7 +111,7 @@ def main() -> None:
         for name, address in (("broker_there", servers), ("broker_away", "127.0.0.1:1")):
             client = Client(address, spool=Path(spool) / name)
             result[name] = measure(client, options.events, 1000) if name == "broker_there" else {}
-            result[name] |= {"full_queue": drain(client, 10_000), "rejected": client.stats.rejected}
+            result[name] |= {"full_queue": drain(client, Limits().queue_events), "rejected": client.stats.rejected}
             client.close(1)
     print(json.dumps(result, indent=2))
 

@@ -21,8 +21,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         report_every_s: least time between two `ClientReport`s; the last one goes out at close.
     """
 
-    queue_events: int = 10_000
-    queue_bytes: int = 32 * MIB
+    queue_events: int = 4_000
+    queue_bytes: int = 16 * MIB
     in_flight_events: int = 10_000
     in_flight_bytes: int = 32 * MIB
     spool_bytes: int = 1024 * MIB
