@@ -248,7 +248,8 @@ def test_an_event_beyond_a_records_size_is_kept_for_a_person(embedded_kafka: Kaf
 def test_what_the_broker_never_takes_is_kept_for_a_person(kafka: KafkaSettings, spool: Path) -> None:
     entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, f"{kafka.prefix}.{EVENTS}", incremental_configs=[entry])
-    AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).incremental_alter_configs([resource])[resource].result(30)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})  # its futures fail when nobody holds it
+    admin.incremental_alter_configs([resource])[resource].result(30)
     client = Client(settings=kafka, spool=spool)
     refused = client.feedback("r", label="x" * 3000)
     assert client.flush(20) == 0
