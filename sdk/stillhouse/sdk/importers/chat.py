@@ -43,24 +43,32 @@ class Chat(Importer):
         success, reward = record.get("success"), record.get("reward")
         for key in sorted(record.keys() - _KNOWN):
             self.lost(f"{key}: unknown field")
+        if success not in (None, True, False):
+            raise ValueError(f"success must be true, false or absent, not {success!r}")
         if success is None:
             self.lost("no success in the source: outcome unknown")
         return Run(
-            id=str(record.get("id") or record_hash(record)),
+            id=_text(record, "id") or record_hash(record),
             started=TrajectoryStarted(
                 task=Task(
-                    id=record.get("task_id"),
-                    family=record.get("family"),
+                    id=_text(record, "task_id"),
+                    family=_text(record, "family"),
                     instruction=next((message.text for message in talk if message.role == "user"), None),
                 ),
                 system_prompt="\n".join(system) or None,
                 tools=tuple(record.get("tools") or ()),
-                subject=record.get("subject"),
+                subject=_text(record, "subject"),
             ),
             turns=[Turn(message, action=message.role == "assistant") for message in talk],
-            model=record.get("model") or "",
-            outcome={True: Outcome.SUCCESS, False: Outcome.FAILURE}.get(success, Outcome.UNKNOWN),
+            model=_text(record, "model") or "",
+            outcome=Outcome.UNKNOWN if success is None else Outcome.SUCCESS if success else Outcome.FAILURE,
             reward=None if reward is None else float(reward),
             began_at=micros(record["started_at"]) if record.get("started_at") else None,
             ended_at=micros(record["ended_at"]) if record.get("ended_at") else None,
         )
+
+
+def _text(record: Json, key: str) -> str | None:
+    """A name that some logs write as a number."""
+    value = record.get(key)
+    return None if value is None else str(value)
