@@ -19,6 +19,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS, STEPS, OPEN = 6, 10, 300
@@ -28,6 +31,7 @@ TEXT = "The order was found and its address is as the customer wrote it; nothing
 def events(count: int) -> "list[tuple[str, bytes, list[tuple[str, bytes]]]]":
     """Key, value and headers of about `count` events of 1 KB, many trajectories interleaved."""
     from stillhouse.schemas import codec
+    from stillhouse.schemas.events import StepTaken
     from stillhouse.schemas.messages import Message
     from tests.support.events import step, trajectory
 
@@ -38,12 +42,10 @@ def events(count: int) -> "list[tuple[str, bytes, list[tuple[str, bytes]]]]":
         for place in range(per_run):
             for run in runs:
                 event = run[place]
-                if type(event.body).__name__ == "StepTaken":
+                if isinstance(event.body, StepTaken):
                     answer = Message(role="tool", tool_call_id=event.body.action.tool_calls[0].id, content=TEXT * 6)
                     body = step(event.body.index, block, observation=(answer,), state=(Message(role="user", content=TEXT),))
-                    event = type(event)(
-                        event_id=event.event_id, tenant=event.tenant, trajectory_id=event.trajectory_id, occurred_at=event.occurred_at, body=body
-                    )
+                    event = msgspec.structs.replace(event, body=body)
                 found.append((event.key, codec.encode(event), codec.headers_for(event, "sdk")))
     return found[:count]
 
@@ -55,7 +57,7 @@ def produce(settings: "object", topic: str, count: int) -> float:
     from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args
 
     assert isinstance(settings, KafkaSettings)
-    producer = Producer(confluent_producer_args(settings, **{"linger.ms": 50, "queue.buffering.max.messages": 1_000_000}))
+    producer: Any = Producer(confluent_producer_args(settings, **{"linger.ms": 50, "queue.buffering.max.messages": 1_000_000}))
     found = events(count)
     for key, value, headers in found:
         producer.produce(topic, value, key=key, headers=headers)
@@ -101,7 +103,14 @@ def faust_agent(bootstrap: str, topic: str, count: int, folder: Path) -> None:
     from stillhouse.schemas.codec_schemas import newest
 
     schema = newest("AgentEvent").parsed
-    app = faust.App(f"bench-{time.time_ns()}", broker=f"kafka://{bootstrap}", topic_disable_leader=True, stream_wait_empty=False, web_enabled=False, datadir=str(folder))
+    app = faust.App(
+        f"bench-{time.time_ns()}",
+        broker=f"kafka://{bootstrap}",
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        web_enabled=False,
+        datadir=str(folder),
+    )
     source = app.topic(topic, key_type=bytes, value_type=bytes, value_serializer="raw")
     seen, started = 0, 0.0
 
@@ -218,13 +227,13 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "cpu": _cpu()}))
     elif args.child == "faust":
         with tempfile.TemporaryDirectory() as folder:
-            sys.argv = sys.argv[:1] + ["worker", "--without-web"]
+            sys.argv = [sys.argv[0], "worker", "--without-web"]
             faust_agent(args.bootstrap_servers, args.topic, args.events, Path(folder))
     elif args.bootstrap_servers:
         print(json.dumps(run(args.bootstrap_servers, args.events, args.turns), indent=1))
     else:
-        folder = Path(os.environ.get("STILLHOUSE_TEST_KAFKA", ROOT.parent / "shared" / "kafka"))
-        with subprocess.Popen([folder / "run-kafka"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as kafka:
+        kafka_folder = Path(os.environ.get("STILLHOUSE_TEST_KAFKA", ROOT.parent / "shared" / "kafka"))
+        with subprocess.Popen([kafka_folder / "run-kafka"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as kafka:
             assert kafka.stdout is not None
             try:
                 print(json.dumps(run(json.loads(kafka.stdout.readline())["bootstrap_servers"], args.events, args.turns), indent=1))

@@ -5,7 +5,7 @@ event_id are two members, of which `fold` lets the same one win in any order. Ch
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from hashlib import blake2b
+from hashlib import sha256
 from typing import NamedTuple
 
 import msgspec
@@ -34,7 +34,7 @@ EventSet = Mapping[bytes, Member]
 def member(event: AgentEvent) -> Member:
     """The event with its identity."""
     data = _encode(event)
-    return Member(blake2b(data, digest_size=DIGEST_BYTES).digest(), data, event)
+    return Member(sha256(data).digest()[:DIGEST_BYTES], data, event)
 
 
 def event_set(events: Iterable[AgentEvent]) -> dict[bytes, Member]:
@@ -45,7 +45,7 @@ def event_set(events: Iterable[AgentEvent]) -> dict[bytes, Member]:
 
 def content_hash(digests: Iterable[bytes]) -> str:
     """Hash (hex) of a set of events: over the sorted digests, so that no order of arrival shows."""
-    return blake2b(b"".join(sorted(digests)), digest_size=DIGEST_BYTES).hexdigest()
+    return sha256(b"".join(sorted(digests))).hexdigest()[: 2 * DIGEST_BYTES]
 
 
 def pack(key: str, members: Collection[Member]) -> tuple[str, bytes]:
@@ -59,10 +59,10 @@ def pack(key: str, members: Collection[Member]) -> tuple[str, bytes]:
         The chunk's own key (a hash of the trajectory's key and the events, so that a retry makes the same chunk) and its bytes.
     """
     ordered = sorted(members)
-    identity = blake2b(key.encode(), digest_size=DIGEST_BYTES)
+    identity = sha256(key.encode())
     for one in ordered:
         identity.update(one.digest)
-    return identity.hexdigest(), _encode([msgspec.Raw(one.data) for one in ordered])
+    return identity.hexdigest()[: 2 * DIGEST_BYTES], _encode([msgspec.Raw(one.data) for one in ordered])
 
 
 def unpack(data: bytes) -> dict[bytes, Member]:
@@ -73,7 +73,7 @@ def unpack(data: bytes) -> dict[bytes, Member]:
     """
     try:
         raws = _decode_chunk(data)
-        found = (Member(blake2b(raw, digest_size=DIGEST_BYTES).digest(), bytes(raw), _decode(raw)) for raw in raws)
+        found = (Member(sha256(raw).digest()[:DIGEST_BYTES], bytes(raw), _decode(raw)) for raw in raws)
         return {one.digest: one for one in found}
     except msgspec.MsgspecError as error:
         raise PermanentError(f"a stored chunk of events is damaged: {error}", where="transcripts") from error

@@ -9,6 +9,7 @@ from stillhouse.schemas.event_set import member
 from stillhouse.schemas.events import AgentEvent, ClientReport
 from stillhouse.schemas.keys import trajectory_key
 from stillhouse.streams.ingest.limits import RatioLimit
+from stillhouse.streams.ingest.quick import step_event
 from stillhouse.streams.ingest.records import UNATTRIBUTED, Arrived, Record, Rejected, source_of
 
 UNKNOWN_SCHEMA = ("unknown_fingerprint", "unknown_schema_id")
@@ -73,7 +74,7 @@ class Decoder:
     def _one(self, record: Record, source: str, found: Decoded) -> Rejected | None:
         value = record.value
         try:
-            event = codec.decode(value or b"", AgentEvent, self._resolver)
+            event = step_event(value or b"") or codec.decode(value or b"", AgentEvent, self._resolver)
         except codec.UndecodableError as error:
             return Rejected(record, source, "decode", error.reason, error.what)
         body = event.body
