@@ -300,3 +300,14 @@ def test_a_wrong_line_of_a_chat_log_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(PermanentError, match=r"logs\.jsonl:3"):
         list(IMPORTERS["chat"].read(path))
+
+
+def test_the_page_names_every_importer_and_its_example_is_a_chat_log(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "importers.md").read_text()
+    assert all(f"| `{name}` |" in page for name in IMPORTERS)
+    example = page[page.index('    {"messages"') : page.index("(on one line)")]
+    path = tmp_path / "logs.jsonl"
+    path.write_text(" ".join(line.strip() for line in example.splitlines()) + "\n")
+    run = folded(imported(path, "chat"))[0]
+    assert (run.outcome, run.task.family, run.reward) == (Outcome.SUCCESS, "refund", 0.9)
+    assert not IMPORTERS["chat"].report.keys() - {reason for reason in IMPORTERS["chat"].report if reason.startswith("no timestamp")}
