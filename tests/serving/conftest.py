@@ -20,7 +20,8 @@ def random_llama(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, intermediate_size=64, vocab_size=VOCABULARY,
-        tie_word_embeddings=True, max_position_embeddings=512, initializer_range=0.3, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        tie_word_embeddings=True, max_position_embeddings=512, initializer_range=0.3, bos_token_id=None, eos_token_id=None,
+        pad_token_id=None,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 
@@ -29,12 +30,12 @@ def random_adapter(folder: Path, seed: int, scale: float = 0.3) -> Path:
     """A LoRA folder for `random_llama`, its B not zero."""
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(seed)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = get_peft_model(random_llama(), LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_" in name:
                 parameter.normal_(std=scale)
     model.save_pretrained(folder)
     return folder

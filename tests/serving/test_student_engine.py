@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def reference(prompt: Sequence[int], max_new: int) -> list[int]:
     """What transformers' own greedy generation says, one sequence alone."""
     ids = torch.tensor([list(prompt)])
     out = random_llama().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new, do_sample=False, pad_token_id=0)
-    return out[0, len(prompt) :].tolist()
+    return out[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
 
 
 def engine(*, kv_bytes: int = 1 << 24, **limits: object) -> Engine:
@@ -34,7 +35,7 @@ def engine(*, kv_bytes: int = 1 << 24, **limits: object) -> Engine:
 def run(e: Engine, asked: Sequence[tuple[int, ...]], max_new: int = 12, **kw: object) -> list[Result]:
     results: dict[int, Result] = {}
     for i, prompt in enumerate(asked):
-        e.submit(Generation("", prompt, max_new, frozenset(), lambda r, i=i: results.__setitem__(i, r), **kw))  # type: ignore[arg-type, misc]
+        e.submit(Generation("", prompt, max_new, frozenset(), partial(results.__setitem__, i), **kw))  # type: ignore[arg-type]
     while len(results) < len(asked):
         e.step()
     return [results[i] for i in range(len(asked))]
@@ -54,6 +55,7 @@ def test_prefill_in_pieces_changes_nothing() -> None:
 
 def test_turns_of_a_conversation_reuse_their_keys_and_values() -> None:
     e, conversations = engine(), prompts(3, seed=2)
+    reusable: list[int] = []
     for turn in range(3):
         results = run(e, conversations)
         assert [r.tokens for r in results] == [reference(p, 12) for p in conversations]

@@ -1,0 +1,144 @@
+"""Adapters: the same numbers as PEFT, mixed in one batch; and folders that must not be served."""
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stillhouse.serving.student.adapters import AdapterNotFoundError, AdapterRefusedError, read_adapter
+from stillhouse.serving.student.engine import Engine
+from stillhouse.serving.student.generation import Generation, Result
+from stillhouse.serving.student.model import ServedModel
+from stillhouse.serving.student.scheduler import Limits
+from stillhouse.serving.student.weights import Packed
+from tests.serving.conftest import random_adapter, random_llama
+
+pytestmark = pytest.mark.model
+PROMPT = (5, 17, 80, 3, 44)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [random_adapter(tmp_path_factory.mktemp("adapter") / f"a{seed}", seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict[str, torch.Size]:
+    return ServedModel(random_llama(), resident=1).weights.shapes
+
+
+def peft_says(folder: Path, max_new: int = 10) -> list[int]:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(random_llama(), folder)
+    ids = torch.tensor([PROMPT])
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new, do_sample=False, pad_token_id=0)
+    return out[0, len(PROMPT) :].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("resident", [1, 2, 3])
+def test_adapters_mixed_in_one_batch_say_what_peft_says(folders: list[Path], resident: int) -> None:
+    model = ServedModel(random_llama(), resident)
+    engine = Engine(model, Limits(wait_s=0.0), 1 << 24)
+    names = ["", *(f.name for f in folders)]
+    for folder in folders:
+        model.weights.add(folder.name, read_adapter(folder.name, folder, model.weights.shapes).deltas)
+    for _ in range(2):  # the second time from the cache, which must know whose keys and values they are
+        results: dict[str, Result] = {}
+        for name in names:
+            engine.submit(Generation(name, PROMPT, 10, frozenset(), partial(results.__setitem__, name)))
+        while len(results) < len(names):
+            engine.step()
+        said = [results[n].tokens for n in names]
+        assert said[1:] == [peft_says(f) for f in folders]
+        assert len({tuple(s) for s in said}) == len(names)
+
+
+def test_rslora_and_alpha_patterns_scale_as_in_peft(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    from peft import PeftModel
+
+    folder = tmp_path / "scaled"
+    folder.mkdir()
+    config = json.loads((folders[0] / "adapter_config.json").read_text())
+    config |= {"use_rslora": True, "alpha_pattern": {"1.mlp.up_proj": 3, "v_proj": 5}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes((folders[0] / "adapter_model.safetensors").read_bytes())
+    model = PeftModel.from_pretrained(random_llama(), folder).get_base_model()
+    for layer, delta in read_adapter("x", folder, shapes).deltas():
+        assert torch.allclose(delta, model.get_submodule(layer).get_delta_weight("default"), atol=1e-6), layer
+
+
+def test_a_packed_weight_multiplies_like_a_plain_one() -> None:
+    weight, x, bias = torch.randn(33, 20), torch.randn(7, 1, 20), torch.randn(33)
+    with torch.inference_mode():
+        assert torch.allclose(Packed.of(weight)(x, bias), torch.nn.functional.linear(x, weight, bias), atol=1e-5)
+
+
+def copy(source: Path, dest: Path) -> Path:
+    dest.mkdir()
+    for file in source.iterdir():
+        (dest / file.name).write_bytes(file.read_bytes())
+    return dest
+
+
+def test_what_is_no_adapter_is_not_found(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    with pytest.raises(AdapterNotFoundError):
+        read_adapter("x", tmp_path / "nowhere", shapes)
+    folder = copy(folders[0], tmp_path / "x")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(AdapterNotFoundError, match="safetensors"):
+        read_adapter("x", folder, shapes)
+
+
+def test_a_pickle_is_refused_even_beside_safetensors(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    folder = copy(folders[0], tmp_path / "x")
+    (folder / "optimizer.pt").write_bytes(b"x")
+    with pytest.raises(AdapterRefusedError, match=r"pickled files are not loaded: optimizer\.pt"):
+        read_adapter("x", folder, shapes)
+
+
+def test_hashes_must_be_the_manifests(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    folder = copy(folders[0], tmp_path / "x")
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    assert read_adapter("x", folder, shapes).factors
+    (folder / "manifest.json").write_text(json.dumps({"files": files | {"adapter_model.safetensors": "0" * 64}}))
+    with pytest.raises(AdapterRefusedError, match=r"sha256 .*adapter_model\.safetensors"):
+        read_adapter("x", folder, shapes)
+    (folder / "manifest.json").write_text(json.dumps({"files": {"README.md": files["README.md"]}}))
+    with pytest.raises(AdapterRefusedError, match=r"adapter_config\.json, adapter_model\.safetensors"):
+        read_adapter("x", folder, shapes)
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(AdapterRefusedError, match="manifest cannot be read"):
+        read_adapter("x", folder, shapes)
+
+
+@pytest.mark.parametrize(
+    "change", [{"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}], ids=lambda c: next(iter(c))
+)
+def test_what_cannot_be_merged_is_refused(
+    tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size], change: dict[str, object]
+) -> None:
+    folder = copy(folders[0], tmp_path / "x")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(AdapterRefusedError, match="LoRA"):
+        read_adapter("x", folder, shapes)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    folder = copy(folders[0], tmp_path / "x")
+    with pytest.raises(AdapterRefusedError, match="no linear layer"):
+        read_adapter("x", folder, {k: v for k, v in shapes.items() if "layers.2" not in k})
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(n for n in tensors if "lora_B" in n)
+    save_file(tensors | {name: tensors[name][1:].contiguous()}, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterRefusedError, match="do not fit"):
+        read_adapter("x", folder, shapes)
+    (folder / "adapter_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(AdapterRefusedError, match="cannot be read"):
+        read_adapter("x", folder, shapes)
