@@ -94,13 +94,19 @@ class Worker:
 
         Raises:
             UnreachableError: no broker answers.
-            PermanentError: a topic is missing.
+            PermanentError: a topic is missing, or a table is not ours.
         """
         await self._follower.start()
         if self.topic not in await self._follower.topics():
             raise PermanentError(f"no topic {self.topic}", where=self._kafka.bootstrap_servers, fix="Run `stillhouse topics apply`.")
+        await asyncio.to_thread(self._open_tables)
         await self._outbox.start()
         await self.member.start()
+
+    def _open_tables(self) -> None:
+        """Make or refuse the tables now: not in the first flush."""
+        for name in ("trajectories", "transcripts"):
+            self._store.table(name)
 
     def stop(self) -> None:
         """Ask the loop to end: it flushes what is complete and commits."""
