@@ -187,6 +187,16 @@ async def test_no_answer_in_time_and_nobody_there_are_told_apart(serve: Serve) -
             await run_episode(TASK, chat, once)
 
 
+async def test_a_conversation_that_outgrew_the_context_is_a_failed_run_and_no_error(serve: Serve) -> None:
+    async def full(_number: int, _: dict[str, Any]) -> web.StreamResponse:
+        message = "This model's maximum context length is 255 tokens, but the request has 264."
+        return web.json_response({"error": {"message": message}}, status=400)
+
+    async with connect(await serve(full)) as chat:
+        result = await run_episode(TASK, chat, FAST)
+    assert not result.verdict.success and "outgrew the model's context" in result.verdict.reason
+
+
 async def test_a_refused_request_is_not_repeated(serve: Serve) -> None:
     asked: list[int] = []
 

@@ -135,7 +135,8 @@ def test_what_pip_cannot_get_is_unreachable(tmp_path: Path, monkeypatch: pytest.
 
 
 TOOLS = [{"type": "function", "function": {"name": "cancel", "parameters": {"properties": {"id": {"type": "string"}}}}}]
-_said = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda t: "<|" not in t)
+# Control characters apart: transformers finds no token for their offset and leaves them out of its mask.
+_said = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda t: "<|" not in t)
 # What a model writes is encoded apart from its prompt: a reply that begins with white space would join the prompt's line break.
 _written = _said.filter(lambda t: not t[0].isspace())
 _calls = st.lists(st.builds(ToolCall, id=st.just("c"), name=st.sampled_from(["cancel", "track"]), arguments=st.dictionaries(_said, _said)))

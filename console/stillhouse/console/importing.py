@@ -2,14 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.schemas.events import AgentEvent, Outcome, StepTaken, TrajectoryEnded
 from stillhouse.sdk.client import Client
-from stillhouse.sdk.importers import Importer
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store
 
@@ -28,19 +27,19 @@ class Sent:
     revisions: Mapping[str, int]
 
 
-def send(importer: Importer, path: Path, tenant: str, kafka: KafkaSettings, spool: Path, tick: Callable[[int], None]) -> Sent:
-    """Send all runs of a file through the SDK and wait until the broker has acknowledged them.
+def send(events: Iterable[AgentEvent], kafka: KafkaSettings, spool: Path, tick: Callable[[int], None]) -> Sent:
+    """Send events through the SDK and wait until the broker has acknowledged them.
 
     Raises:
-        PermanentError: the file is not what the importer reads, or an event was refused.
+        PermanentError: an event was refused, or whatever reading the events raises.
         RetryableError: the broker did not acknowledge in time; what is left is in the spool and goes out with the next start.
     """
     ids: dict[str, set[str]] = {}
     kinds: Counter[str] = Counter()
-    client = Client(settings=kafka, tenant=tenant, agent="import", spool=spool, way_in="import")
+    client = Client(settings=kafka, agent="import", spool=spool, way_in="import")
     try:
-        for number, event in enumerate(importer.read(path, tenant=tenant), 1):
-            client.emit(event)
+        for number, event in enumerate(events, 1):
+            client.put(event)  # waits for room; what is refused is counted, and looked at with each flush
             ids.setdefault(event.key, set()).add(event.event_id)
             kinds.update(_kinds(event))
             if number % BATCH == 0:

@@ -160,6 +160,7 @@ class Job:
             validation_loss=result.validation_loss,
             parent_loss=result.parent_loss,
             train_loss=result.train_loss,
+            base_loss=result.base_loss,
             result=msgspec.to_builtins(result, enc_hook=str),
         )
         return self._advance(window, State.TRAINED, trained=facts)
@@ -231,6 +232,7 @@ class Job:
             supervised_tokens=result.supervised_tokens,
             train_loss=result.train_loss,
             validation_loss=result.validation_loss,
+            base_loss=result.base_loss,
             parent_loss=result.parent_loss,
             evaluation=msgspec.to_builtins(window.evaluated),
             teachers=tuple(sorted({e.source for e in train})),

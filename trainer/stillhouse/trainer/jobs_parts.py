@@ -58,6 +58,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     waterfall: dict[str, Any] = {}
     validation_loss: float | None = None
     parent_loss: float | None = None
+    base_loss: float | None = None
     evaluation: dict[str, Any] = {}
 
 
@@ -89,5 +90,6 @@ def result_of(window: Window) -> JobResult:
         waterfall=window.curated.waterfall.to_json() if window.curated else {},
         validation_loss=window.trained.validation_loss if window.trained else None,
         parent_loss=window.trained.parent_loss if window.trained else None,
+        base_loss=window.trained.base_loss if window.trained else None,
         evaluation=msgspec.to_builtins(window.evaluated) if window.evaluated else {},
     )

@@ -32,6 +32,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         train_loss: at the end, nats a supervised token.
         validation_loss: of the weights kept.
         parent_loss: the parent's on the same rows.
+        base_loss: the base model's on them, where training started from it.
         evaluation: what the benchmark measured, as the evaluation wrote it.
         teachers: names of the policies that were distilled.
         versions: of the packages that made it.
@@ -57,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     train_loss: float
     validation_loss: float | None = None
     parent_loss: float | None = None
+    base_loss: float | None = None
     evaluation: dict[str, Any] = {}
     teachers: tuple[str, ...] = ()
     versions: dict[str, str] = {}

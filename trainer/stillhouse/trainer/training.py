@@ -62,7 +62,7 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
     if job.settings.threads:
         torch.set_num_threads(job.settings.threads)
     model = adapted_model(job)
-    parent_loss = _parent_loss(job, model, held)
+    base_loss, parent_loss = _base_loss(job, model, held), _parent_loss(job, model, held)
     trainer = make_trainer(job, model, rows, held, progress)
     check_rows(rows, job.render, taken=len(trainer.train_dataset))
 
@@ -75,7 +75,7 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
     save_adapter(model, folder.candidate, base_name=job.base_model.name)
     job.render.save(folder.candidate / RENDER)
     _probe(job, model, rows, folder.candidate)
-    result = _result(job, trainer, len(rows), parent_loss, folder.candidate)
+    result = msgspec.structs.replace(_result(job, trainer, len(rows), parent_loss, folder.candidate), base_loss=base_loss)
     folder.finish(result)
     progress(
         TrainEvent(
@@ -146,6 +146,11 @@ def make_trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(progress, evaluation_steps(steps, settings.evaluations), bool(held)))
     return trainer
+
+
+def _base_loss(job: TrainJob, model: Any, held: Sequence[Row]) -> float | None:
+    """The base model's loss on the validation rows; a new adapter changes nothing before its first step."""
+    return mean_loss(model, held, job.render.pad_id) if held and job.mode == "fresh" else None
 
 
 def _parent_loss(job: TrainJob, model: Any, held: Sequence[Row]) -> float | None:

@@ -106,6 +106,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
         train_loss: mean of the last quarter of `losses`.
         validation_loss: the best; that of the weights that were kept. None without a validation set.
         parent_loss: the parent's loss on the same validation rows. None without a parent or a validation set.
+        base_loss: the base model's loss on them, measured where training starts from it. None without a validation set.
         stopped_early: whether patience ran out.
         cpu_seconds: of all the job's processes, evaluations included.
         versions: of the packages that made it.
@@ -124,6 +125,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     stopped_early: bool
     cpu_seconds: float
     versions: dict[str, str]
+    base_loss: float | None = None
 
 
 Progress = Callable[[TrainEvent], None]

@@ -110,6 +110,7 @@ class TrainedFacts(msgspec.Struct, frozen=True, kw_only=True):
     validation_loss: float | None
     parent_loss: float | None
     train_loss: float | None
+    base_loss: float | None = None
     result: dict[str, Any] = {}
 
 

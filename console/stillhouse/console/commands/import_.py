@@ -14,6 +14,7 @@ from stillhouse.console.importing import Sent, send, wait_for_rows
 from stillhouse.console.stack.parts import ANY_PORT, parts_of
 from stillhouse.console.stack.stack import Stack
 from stillhouse.schemas.errors import UsageError
+from stillhouse.schemas.events import PolicyRole
 from stillhouse.sdk.importers import IMPORTERS, Importer
 
 
@@ -23,6 +24,10 @@ def command(
     state: context.StateOption = None,
     config: context.ConfigOption = None,
     tenant: Annotated[str, typer.Option(help="Whose runs they are.")] = "default",
+    role: Annotated[
+        str | None, typer.Option(help="Who acted, where the file does not say: teacher, student, human.", show_default=False)
+    ] = None,
+    model: Annotated[str, typer.Option(help="The model that acted, where the file does not say.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Return when every run is a stored row.")] = False,
     timeout: Annotated[float, typer.Option(help="With --wait: seconds to wait for the rows.")] = 300.0,
     json: context.JsonOption = False,
@@ -39,11 +44,21 @@ def command(
     loaded = context.load(state, config)
     with _broker(loaded) as (reachable, borrowed):
         with output.progress(f"sending {path.name}", quiet=json) as tick:
-            sent = send(importer, path, tenant, reachable.kafka, loaded.state / "spool", tick)
+            sent = send(
+                importer.read(path, tenant=tenant, role=_role(role), model=model), reachable.kafka, loaded.config.state_dir("spool"), tick
+            )
         if wait or borrowed:
             with output.progress("waiting for rows", total=len(sent.revisions), quiet=json) as tick:
                 wait_for_rows(reachable.store(), sent.revisions, timeout, tick)
         _report(importer, sent, reachable, waited=wait or borrowed, as_json=json)
+
+
+def _role(text: str | None) -> PolicyRole | None:
+    if text is None:
+        return None
+    if text not in (r.value for r in PolicyRole):
+        raise UsageError(f"no such role: {text}", where="--role", fix=f"One of: {', '.join(r.value for r in PolicyRole)}.")
+    return PolicyRole(text)
 
 
 @contextmanager

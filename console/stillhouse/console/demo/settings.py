@@ -71,7 +71,7 @@ _TRAINER: dict[str, object] = {
     "tools": "drop",
     "reasoning": "hide",
     "grammar": "bare-json",
-    "context_limit": 255,
+    "context_limit": 320,
     "learning_rate": 2e-3,
     "continue_rate": 1.0,
     "warmup": 0.1,
@@ -82,7 +82,7 @@ _TRAINER: dict[str, object] = {
     "benchmark": "stillhouse.examples.order_desk.benchmark:OrderDeskBenchmark",
 }
 # A window continues the adapter of the one before it, however small the pool still is. A quarter of the corrected retries stays as
-# context, the failed call masked; more of them would push the long families over the student's 255 tokens.
+# context, the failed call masked: with it the longest runs need some 300 tokens, and a run that is cut into steps teaches less.
 _WINDOW: dict[str, object] = {"recovery_share": 0.25, "max_tokens": 8_000}
 
 FULL = DemoSettings(

@@ -87,6 +87,10 @@ def connect(base_url: str, api_key: str = "none", timeout_s: float = 60.0) -> As
     return AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0)
 
 
+class ContextFullError(PermanentError):
+    """The conversation no longer fits the model's context."""
+
+
 async def run_episode(
     task: DeskTask,
     chat: AsyncOpenAI,
@@ -105,14 +109,20 @@ async def run_episode(
 
     Raises:
         RetryableError: no usable answer after all attempts (an error status of the server, no answer in time, a malformed one).
-        PermanentError: the endpoint refused the request; asking again would not help.
+        PermanentError: the endpoint refused the request; asking again would not help. A conversation that outgrew the model's context is
+            no error but a failed run.
     """
     desk = Desk(task)
     messages = [{"role": "system", "content": SYSTEM_PROMPT}, *map(dict, settings.shots), {"role": "user", "content": task.instruction}]
     result, failing = EpisodeResult(task, messages), 0
     why = f"no reply after {MAX_TURNS} turns"
     for _ in range(MAX_TURNS):
-        turn = _act(desk, *await _ask(chat, settings, result.messages, headers))
+        try:
+            answer = await _ask(chat, settings, result.messages, headers)
+        except ContextFullError:
+            why = "the conversation outgrew the model's context"  # what it talked itself into is its failure, not its server's
+            break
+        turn = _act(desk, *answer)
         result.turns.append(turn)
         result.messages += [turn.action, *turn.observation]
         if on_turn:
@@ -183,6 +193,8 @@ async def _request(
     except openai.APIConnectionError as error:
         raise RetryableError(f"the model cannot be reached: {error.__cause__ or error}", where=where, fix="Is it running?") from error
     except openai.APIStatusError as error:
+        if error.status_code == 400 and ("context_length_exceeded" in str(error.body) or "maximum context length" in error.message):
+            raise ContextFullError(error.message, where=where) from error
         kind = RetryableError if error.status_code >= 500 or error.status_code in (408, 409, 429) else PermanentError
         raise kind(f"the model answered {error.status_code}: {error.message}", where=where, fix="See the server's log.") from error
     except (ValueError, LookupError, TypeError) as error:
