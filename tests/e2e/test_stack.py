@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from stillhouse.console.stack import record as records
+from stillhouse.schemas.events import Policy, PolicyRole
 from stillhouse.sdk.client import Client
 from stillhouse.trainer import models
 from tests.support.cli import stillhouse
 
 pytestmark = pytest.mark.model
+TEACHER = Policy(role=PolicyRole.TEACHER, model="big")
 TOOLS = [{"type": "function", "function": {"name": "cancel", "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}}]
 
 
@@ -39,7 +41,7 @@ def config_of(state: Path) -> Path:
 def runs(state: Path) -> int:
     """Forty runs of two tools that an agent published."""
     servers = records.running(state).bootstrap_servers
-    with Client(servers, agent="test", spool=state / "spool", policy={"role": "teacher", "model": "big"}) as client:  # type: ignore[arg-type]
+    with Client(servers, agent="test", spool=state / "spool", policy=TEACHER) as client:
         for number in range(40):
             task = {"id": f"T-{number}", "family": "cancel", "instruction": f"Cancel my order {1000 + 37 * number}."}
             with client.trajectory(task=task, tools=TOOLS, system_prompt="You work at a shop.") as run:
@@ -55,6 +57,7 @@ def runs(state: Path) -> int:
                 )
                 run.step(action={"role": "assistant", "content": "It is cancelled."})
                 run.end(outcome="success" if number % 8 else "failure")
+        assert client.flush(30) == 0 and client.stats.rejected == {}
     return 40
 
 

@@ -38,21 +38,31 @@ EXTRAS = {
 }
 
 
-def application() -> typer.Typer:
-    """The command line with all its commands."""
+def application(only: str | None = None) -> typer.Typer:
+    """The command line with all its commands, or with the one that was asked for: importing them all takes seconds."""
     app = typer.Typer(
         name="stillhouse",
         help="Continuous agent distillation: a frontier model's runs in, a student at a fraction of the cost out.",
         no_args_is_help=True,
         add_completion=False,
+        callback=_stay_a_group,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
+    known = only in COMMANDS or only in GROUPS
     for name, text in COMMANDS.items():
+        if known and name != only:
+            continue
         app.command(name, help=text)(_module(name).command)
     for name, text in GROUPS.items():
+        if known and name != only:
+            continue
         app.add_typer(_module(name).group, name=name, help=text, no_args_is_help=True)
     return app
+
+
+def _stay_a_group() -> None:
+    """A command line of one command would otherwise take no command name."""
 
 
 def _module(name: str) -> Any:
@@ -62,7 +72,7 @@ def _module(name: str) -> Any:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code (0 done, 1 failed, 2 usage, 3 not reachable, 4 a gate said no)."""
     try:
-        application()(args=list(arguments), prog_name="stillhouse")
+        application(arguments[0] if arguments else None)(args=list(arguments), prog_name="stillhouse")
     except SystemExit as stop:  # how the library ends a command, in order or after a usage error that it has printed
         return int(stop.code or 0)
     except KeyboardInterrupt:
