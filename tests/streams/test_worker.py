@@ -114,8 +114,7 @@ async def test_a_schema_that_becomes_known_brings_its_dead_letters_back(topics: 
         topics.raw(_written_with(newer, one), key=one.key)
     async with running(topics, store) as worker:
         chores = Chores(topics.kafka, store, worker.erasures, worker.schemas, worker.resolver, "test", lambda: 0)
-        await until_async(lambda: topics.unread() == 0, "all in the DLQ")
-        assert len(await asyncio.to_thread(dlq.entries, topics.kafka, reason="unknown_fingerprint")) == 5
+        await until_async(lambda: len(dlq.entries(topics.kafka, reason="unknown_fingerprint")) == 5, "all in the DLQ")
         topics.raw(value, key=key, topic=topic_name(topics.kafka, SCHEMAS), source=None)
         await until_async(lambda: len(worker.schemas) == 1, "the schema is known")
         await asyncio.to_thread(chores.once)
