@@ -9,6 +9,7 @@ from stillhouse.schemas.messages import Message
 from stillhouse.trainer.evaluation.base import measure_base
 from stillhouse.trainer.evaluation.benchmark import BenchTask, ChatPolicy, Episode, TokenPrice
 from stillhouse.trainer.evaluation.costs import break_even
+from stillhouse.trainer.evaluation.journal import read_journal
 from stillhouse.trainer.evaluation.pareto import Pareto, pareto, plot, table
 from stillhouse.trainer.evaluation.report import PolicyReport
 from stillhouse.trainer.evaluation.runner import evaluate
@@ -72,5 +73,9 @@ async def test_the_base_models_best_way_counts_and_is_measured_once(tmp_path: Pa
     benchmark.begun.clear()
     assert await measure_base(benchmark, ["seen"], base, shots, base_id="b1", cache=tmp_path) == first
     assert not benchmark.begun
+    report = tmp_path / "report" / "trajectories.jsonl"
+    for _ in range(2):  # a second report of the same evaluation says nothing twice
+        await measure_base(benchmark, ["seen"], base, shots, base_id="b1", cache=tmp_path, journal=report)
+    assert [e.policy for e in read_journal(report)] == ["base"] * 4 + ["base+3 shots"] * 4
     await measure_base(benchmark, ["seen"], base, shots, base_id="b2", cache=tmp_path)
     assert len(benchmark.begun) == 8

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -91,9 +91,7 @@ class StudentApp:
         replies = [self.server.reply(served, asked, p, limit, asked.logprobs, live=bool(asked.stream)) for p in prompts]
         head = _head("cmpl", asked)
         if not asked.stream:
-            async with asyncio.TaskGroup() as group:
-                for reply in replies:
-                    group.create_task(reply.finished())
+            await _finish_all(replies)
             return _json(completions.completion(asked, replies, served, head))
         response = await _event_stream(request)
         async for piece in replies[0].pieces():
@@ -205,6 +203,19 @@ class StudentApp:
         except Exception as error:
             log.exception("request_failed", path=request.path)
             return _refuse(f"internal error: {type(error).__name__}", "server_error", 500)
+
+
+async def _finish_all(replies: Sequence[Reply]) -> None:
+    """Run them at once. When one fails the others are cancelled, and its error is raised as if it had been alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for reply in replies:
+                group.create_task(reply.finished())
+    except ExceptionGroup as errors:
+        first: Exception = errors
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 def _refuse(message: str, kind: str, status: int, *, param: str | None = None, retry_after: float | None = None) -> web.Response:

@@ -12,6 +12,7 @@ import msgspec
 
 from stillhouse.schemas.messages import Message, encode_messages
 from stillhouse.trainer.evaluation.benchmark import Benchmark, ChatPolicy
+from stillhouse.trainer.evaluation.journal import copy_entries
 from stillhouse.trainer.evaluation.report import EvaluationReport, PolicyReport
 from stillhouse.trainer.evaluation.runner import EvaluationSettings, Progress, evaluate
 
@@ -26,6 +27,7 @@ class BaseReport(msgspec.Struct, frozen=True, kw_only=True):
 async def measure_base(
     benchmark: Benchmark, parts: Sequence[str], policy: ChatPolicy, shots: Sequence[Message], *,
     base_id: str, cache: Path, settings: EvaluationSettings = EvaluationSettings(), progress: Progress = lambda step: None,  # noqa: B008
+    journal: Path | None = None,
 ) -> BaseReport:  # fmt: skip
     """Measure the base model without and with examples, or take what was measured before.
 
@@ -38,24 +40,28 @@ async def measure_base(
         cache: folder that results are kept in, under the hash of base, tasks and examples.
         settings: as for `evaluate`.
         progress: as for `evaluate`.
+        journal: a report's journal, which gets these episodes too, also when they were measured before.
 
     Raises:
         UsageError: as for `evaluate`.
     """
     key = _key(benchmark, parts, policy, shots, base_id, settings)
-    kept = cache / f"base-{key}.json"
+    kept, own = cache / f"base-{key}.json", cache / f"base-{key}.jsonl"
     if kept.exists():
-        return _best(msgspec.json.decode(kept.read_bytes(), type=EvaluationReport))
+        report = msgspec.json.decode(kept.read_bytes(), type=EvaluationReport)
+        copy_entries(own, journal)
+        return _best(report)
     ways = [
         msgspec.structs.replace(policy, shots=()),
         msgspec.structs.replace(policy, name=f"{policy.name}+{_examples(shots)} shots", shots=tuple(shots)),
     ]
     # The journal lies beside the result: a killed measurement goes on where it was.
-    report = await evaluate(benchmark, parts, ways, journal=cache / f"base-{key}.jsonl", settings=settings, progress=progress)
+    report = await evaluate(benchmark, parts, ways, journal=own, settings=settings, progress=progress)
     if not any(way.all.errors for way in report.policies):
         partial = kept.with_suffix(".partial")
         partial.write_bytes(msgspec.json.encode(report))
         partial.replace(kept)
+    copy_entries(own, journal)
     return _best(report)
 
 

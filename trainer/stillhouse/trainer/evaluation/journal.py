@@ -85,6 +85,24 @@ def read_journal(path: Path) -> list[Entry]:
     return found
 
 
+def copy_entries(source: Path, dest: Path | None) -> None:
+    """Add one journal's entries to another that does not have them yet; nothing when either is not there.
+
+    Raises:
+        PermanentError: one of them cannot be read.
+    """
+    if dest is None or not source.exists():
+        return
+    book = Journal(dest)
+    try:
+        there = {msgspec.json.encode(entry) for entry in book.entries}
+        for entry in read_journal(source):
+            if msgspec.json.encode(entry) not in there:
+                book.append(entry)
+    finally:
+        book.close()
+
+
 def _whole(data: bytes) -> int:
     """Bytes up to the end of the last whole line."""
     return data.rfind(b"\n") + 1
