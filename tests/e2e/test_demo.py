@@ -26,7 +26,7 @@ def test_the_fast_demo_leaves_a_whole_report(tmp_path: Path) -> None:
     for waterfall in summary["waterfalls"].values():
         assert all(stage["in"] == stage["kept"] + sum(stage["dropped"].values()) for stage in waterfall["stages"])
     episodes = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
-    assert len(episodes) == 8 * 4  # the teacher and three students; the base model's lie with its cache
+    assert len(episodes) == 8 * 6  # the teacher, three students, and the base model with and without examples
     html = (folder / "report.html").read_text()
     for chart in ("success.png", "pareto.png", "losses.png", "waterfall-1.png"):
         assert chart in html and (folder / chart).stat().st_size > 1000

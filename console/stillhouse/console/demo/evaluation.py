@@ -62,7 +62,7 @@ async def evaluate_all(
         cache = loaded.config.state_dir("models")
         ways = await measure_base(
             benchmark, parts, policy, benchmark.shots(), base_id=models.model_id(base), cache=cache, settings=how,
-            progress=lambda s: news(_news(s)),
+            progress=lambda s: news(_news(s)), journal=journal,
         )  # fmt: skip
         news(_score(ways.best))
     return Evaluated(teacher=measured, base=ways.best, students=tuple(found))
