@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from stillhouse.console import output
-from stillhouse.schemas.errors import MissingExtraError, StillhouseError
+from stillhouse.schemas.errors import ExitCode, MissingExtraError, StillhouseError
 
 # Single commands, then groups: module in `commands/`, what it is.
 COMMANDS = {
@@ -77,14 +77,14 @@ def run(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         output.err.print("stopped")
-        return output.FAILED
+        return ExitCode.FAILED
     except StillhouseError as error:
         output.print_error(error)
-        return output.exit_code(error)
+        return error.exit_code
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         output.print_error(MissingExtraError(f"this command ({error.name})", extra))
-        return output.USAGE
-    return output.OK
+        return ExitCode.USAGE
+    return ExitCode.OK

@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stillhouse.schemas.errors import GateError, StillhouseError, UnreachableError, UsageError
-
-OK, FAILED, USAGE, NOT_REACHABLE, GATE_SAID_NO = 0, 1, 2, 3, 4
+from stillhouse.schemas.errors import StillhouseError
 
 # Into a file or a pipe a table keeps its columns: what cuts it there is not the width of anybody's window.
 WIDE = 200
@@ -20,15 +18,6 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
 Row = dict[str, Any]
-
-
-def exit_code(error: StillhouseError) -> int:
-    """The exit code that DESIGN fixes for an error."""
-    if isinstance(error, GateError):
-        return GATE_SAID_NO
-    if isinstance(error, UnreachableError):
-        return NOT_REACHABLE
-    return USAGE if isinstance(error, UsageError) else FAILED
 
 
 def print_error(error: StillhouseError) -> None:

@@ -9,14 +9,10 @@ from typing import Any
 
 from stillhouse.console import output
 from stillhouse.console.context import Context
-from stillhouse.schemas.errors import GateError, PermanentError, RetryableError, UnreachableError, UsageError
+from stillhouse.schemas.errors import ExitCode, GateError, PermanentError, RetryableError, StillhouseError, UnreachableError, UsageError
 
 Event = dict[str, Any]
-ERRORS = {
-    output.USAGE: UsageError,
-    output.NOT_REACHABLE: UnreachableError,
-    output.GATE_SAID_NO: GateError,
-}
+ERRORS: dict[int, type[StillhouseError]] = {kind.exit_code: kind for kind in (UsageError, UnreachableError, GateError)}
 
 
 def command(loaded: Context, overrides: Mapping[str, object], options: Sequence[str]) -> list[str]:
@@ -60,7 +56,7 @@ async def job(
             child.terminate()
             await child.wait()
             raise
-    if result is not None and code in (output.OK, output.GATE_SAID_NO):
+    if result is not None and code in (ExitCode.OK, ExitCode.GATE_SAID_NO):
         return result
     kind = ERRORS.get(code, RetryableError if problem.get("retryable") else PermanentError)
     what = problem.get("what") or f"the trainer ended with exit code {code}"

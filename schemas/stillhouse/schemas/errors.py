@@ -1,4 +1,20 @@
-"""Two trunks of errors: worth another try, and not. Every message says what, where and what to do."""
+"""Two trunks of errors: worth another try, and not. Every message says what, where and what to do.
+
+Every process of ours ends with the same exit code for the same kind of error: it stands here, beside the kinds.
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What a process ends with."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_REACHABLE = 3
+    GATE_SAID_NO = 4
 
 
 class StillhouseError(Exception):
@@ -8,7 +24,12 @@ class StillhouseError(Exception):
         what: what is wrong, in one sentence.
         where: file, topic, setting or address it is wrong at.
         fix: what the reader can do about it.
+
+    Attributes:
+        exit_code: of a process that it ends.
     """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -32,15 +53,21 @@ class PermanentError(StillhouseError):
 
 
 class UnreachableError(RetryableError):
-    """A broker, store or server does not answer (exit code 3)."""
+    """A broker, store or server does not answer."""
+
+    exit_code = ExitCode.NOT_REACHABLE
 
 
 class GateError(PermanentError):
-    """A gate said no (exit code 4)."""
+    """A gate said no."""
+
+    exit_code = ExitCode.GATE_SAID_NO
 
 
 class UsageError(PermanentError):
-    """The caller asked for something that does not exist or does not fit (exit code 2)."""
+    """The caller asked for something that does not exist or does not fit."""
+
+    exit_code = ExitCode.USAGE
 
 
 class MissingExtraError(PermanentError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.errors import GateError, PermanentError, RetryableError, StillhouseError, UnreachableError, UsageError
+from stillhouse.schemas.errors import ExitCode, RetryableError, StillhouseError, UsageError
 from stillhouse.schemas.facts import StudentState
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
@@ -26,8 +26,6 @@ from stillhouse.trainer.settings import TrainerSettings, WindowSettings
 from stillhouse.trainer.windows_types import State, WindowPlan
 
 _log = logging.getLogger("stillhouse.trainer")
-
-FAILED, USAGE, NOT_REACHABLE, GATE_SAID_NO = 1, 2, 3, 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.error("%s", error)
         retryable = isinstance(error, RetryableError)
         _say({"event": "error", "what": error.what, "where": error.where, "fix": error.fix, "retryable": retryable})
-        return _exit_code(error)
+        return error.exit_code
     _say({"event": "result", **msgspec.to_builtins(result)})
-    return GATE_SAID_NO if result.state is State.REJECTED else 0
+    return ExitCode.GATE_SAID_NO if result.state is State.REJECTED else ExitCode.OK
 
 
 def run_window(options: argparse.Namespace) -> JobResult:
@@ -130,14 +128,3 @@ def _say(event: dict[str, Any]) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # every state is on disk: the next run goes on from it
-
-
-def _exit_code(error: StillhouseError) -> int:
-    if isinstance(error, UnreachableError):
-        return NOT_REACHABLE
-    if isinstance(error, UsageError):
-        return USAGE
-    return GATE_SAID_NO if isinstance(error, GateError) else FAILED
-
-
-__all__ = ["PermanentError", "main", "parser", "run_window"]

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from stillhouse.console import context, output
 from stillhouse.console.stack import record as records
-from stillhouse.schemas.errors import StillhouseError
+from stillhouse.schemas.errors import ExitCode, StillhouseError
 from stillhouse.sdk.store import Store
 
 Grade = Literal["ok", "note", "bad"]
@@ -42,7 +42,7 @@ def command(state: context.StateOption = None, config: context.ConfigOption = No
         for f in found:
             output.out.print(f"{MARKS[f.grade]} {escape(f.what)}{escape(f'  → {f.fix}') if f.fix else ''}", soft_wrap=True)
     if any(f.grade == "bad" for f in found):
-        raise typer.Exit(output.FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def examine(state: context.StateOption, config: context.ConfigOption) -> Iterator[Finding]:

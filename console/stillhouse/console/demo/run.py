@@ -10,7 +10,7 @@ from stillhouse.console import context, training
 from stillhouse.console.demo.collect import collect
 from stillhouse.console.demo.evaluation import Evaluated, evaluate_all
 from stillhouse.console.demo.phases import Phases
-from stillhouse.console.demo.settings import DemoSettings, WindowPlan, as_toml
+from stillhouse.console.demo.settings import DemoSettings, DemoWindow, as_toml
 from stillhouse.console.demo.teacher import Teacher, part, stand_in
 from stillhouse.console.stack.parts import ANY_PORT, parts_of
 from stillhouse.console.stack.stack import Stack, StackEvent
@@ -97,7 +97,7 @@ class Demo:
         return Stack(self.state, settings, parts, on_event=say)
 
     async def _window(
-        self, number: int, window: WindowPlan, loaded: context.Context, teacher: Teacher, story: Story, phases: Phases
+        self, number: int, window: DemoWindow, loaded: context.Context, teacher: Teacher, story: Story, phases: Phases
     ) -> None:
         rates = story.jobs[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
         weights = family_weights(rates, window.floor) if rates is not None else None
@@ -110,7 +110,7 @@ class Demo:
             story.jobs.append(await self._train(number, window, weights, loaded, story, news))
 
     async def _train(
-        self, number: int, window: WindowPlan, weights: Mapping[str, float] | None, loaded: context.Context, story: Story, news: Any
+        self, number: int, window: DemoWindow, weights: Mapping[str, float] | None, loaded: context.Context, story: Story, news: Any
     ) -> Fields:
         losses: list[tuple[int, float]] = []
         story.losses.append(losses)

@@ -10,7 +10,7 @@ FIRST_FAMILIES = ("cancel", "address", "refund", "replace")
 
 
 @dataclass(frozen=True)
-class WindowPlan:
+class DemoWindow:
     """One window of the demo.
 
     Args:
@@ -51,7 +51,7 @@ class DemoSettings:
 
     claims: bool
     model: str
-    windows: tuple[WindowPlan, ...]
+    windows: tuple[DemoWindow, ...]
     held_out: Mapping[str, int]
     validation_tasks: int
     trainer: Mapping[str, object]
@@ -89,9 +89,9 @@ FULL = DemoSettings(
     claims=True,
     model="smollm2-135m",
     windows=(
-        WindowPlan(runs=130, size=60, families=FIRST_FAMILIES),
-        WindowPlan(runs=300, size=140, replay=1 / 3, by_failures=True),
-        WindowPlan(runs=230, size=100, replay=1 / 2, by_failures=True),
+        DemoWindow(runs=130, size=60, families=FIRST_FAMILIES),
+        DemoWindow(runs=300, size=140, replay=1 / 3, by_failures=True),
+        DemoWindow(runs=230, size=100, replay=1 / 2, by_failures=True),
     ),
     held_out={"seen": 24, "unseen": 24, "rephrased": 16},
     validation_tasks=24,
@@ -104,9 +104,9 @@ FAST = DemoSettings(
     claims=False,
     model="tiny",
     windows=(
-        WindowPlan(runs=40, size=8, families=FIRST_FAMILIES),
-        WindowPlan(runs=40, size=8, replay=1 / 3, by_failures=True),
-        WindowPlan(runs=40, size=8, replay=1 / 2, by_failures=True),
+        DemoWindow(runs=40, size=8, families=FIRST_FAMILIES),
+        DemoWindow(runs=40, size=8, replay=1 / 3, by_failures=True),
+        DemoWindow(runs=40, size=8, replay=1 / 2, by_failures=True),
     ),
     held_out={"seen": 3, "unseen": 3, "rephrased": 2},
     validation_tasks=8,

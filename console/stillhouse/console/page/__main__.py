@@ -11,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from stillhouse.console import context
-from stillhouse.console.output import exit_code, print_error
+from stillhouse.console.output import print_error
 from stillhouse.console.page.view import render
 from stillhouse.console.status import gather
 from stillhouse.schemas.errors import PermanentError, StillhouseError
@@ -72,7 +72,7 @@ def main() -> int:
         asyncio.run(serve(context.load(arguments.state, arguments.config), arguments.host, arguments.port))
     except StillhouseError as error:
         print_error(error)
-        return exit_code(error)
+        return error.exit_code
     return 0
 
 

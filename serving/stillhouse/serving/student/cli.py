@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_serve(options))
     except StillhouseError as error:
         print(f"stillhouse-student: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except OSError as error:
         fix = "Take another port, or --port 0."
         print(f"stillhouse-student: cannot listen on {options.host}:{options.port}: {error.strerror}. {fix}", file=sys.stderr)

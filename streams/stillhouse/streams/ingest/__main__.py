@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stillhouse.schemas.errors import GateError, RetryableError, StillhouseError, UsageError
+from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store, StoreSettings
@@ -73,13 +73,6 @@ async def _serve(args: argparse.Namespace) -> None:
         ordinal.release()
 
 
-def exit_code(error: StillhouseError) -> int:
-    """The code that a process ends with: 3 not reachable, 2 usage, 4 a gate said no, else 1."""
-    if isinstance(error, RetryableError):
-        return 3
-    return 2 if isinstance(error, UsageError) else 4 if isinstance(error, GateError) else 1
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM."""
     logs.configure()
@@ -91,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
     except StillhouseError as error:
         log.error("ingest ends", error=str(error), kind=type(error).__name__)
-        return exit_code(error)
+        return error.exit_code
     return 0
 
 
