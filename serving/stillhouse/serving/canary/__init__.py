@@ -1,0 +1,1 @@
+"""Canary: the pure statistics that decide a student's fate."""
