@@ -154,6 +154,10 @@ OTHERS: tuple[object, ...] = (
         reason="worse than the teacher",
         decided_by="canary",
         decided_at=1_717_200_004_000_000,
+        stage_index=1,
+        final=True,
+        paused=True,
+        plan='{"margin": 0.05}',
     ),
     CanaryVerdict(
         student="student-1-abcdef01",

@@ -90,7 +90,7 @@ class TeacherTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudentStage(StrEnum):
-    """Where a student is in its life. `rolled_back`, `revoked` and `rejected` are terminal."""
+    """Where a student is in its life. `rolled_back`, `revoked` and `rejected` are terminal; `retired`: once champion, since replaced."""
 
     UNKNOWN = "unknown"
     REGISTERED = "registered"
@@ -100,10 +100,14 @@ class StudentStage(StrEnum):
     ROLLED_BACK = "rolled_back"
     REVOKED = "revoked"
     REJECTED = "rejected"
+    RETIRED = "retired"
 
 
 class StudentState(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision about a student; `prev` is the offset of the state it was decided on (-1: the first)."""
+    """One decision about a student; `prev` is the offset of the state it was decided on (-1: the first). See `route_state`.
+
+    `stage_index`, `final` and `paused` are of a canary's stage; `plan` is a JSON object of what was frozen when the canary started.
+    """
 
     student: str
     stage: StudentStage
@@ -115,6 +119,10 @@ class StudentState(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     decided_by: str = ""
     decided_at: int = 0
+    stage_index: int = 0
+    final: bool = False
+    paused: bool = False
+    plan: str = ""
 
 
 class CanaryVerdict(msgspec.Struct, frozen=True, kw_only=True):
