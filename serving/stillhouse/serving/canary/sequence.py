@@ -65,7 +65,7 @@ class Moments(msgspec.Struct, frozen=True):
 
 
 class Contrast(msgspec.Struct, frozen=True, kw_only=True):
-    """Treated minus control, summed over epochs: S = Σw(ȳ₁−ȳ₀), W = Σw, V = Σw²(s₁²/n₁+s₀²/n₀), w = n₁n₀/(n₁+n₀).
+    """Treated minus control, summed over epochs: S = Σw(ȳ₁-ȳ₀), W = Σw, V = Σw²(s₁²/n₁+s₀²/n₀), w = n₁n₀/(n₁+n₀).
 
     The counts are of the epochs that count: those with units in both arms.
     """
@@ -105,13 +105,15 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 def boundary(variance: float, rho: float, alpha: float) -> float:
-    """How far a sum with this variance strays, at any look, with a probability of α on each side: √((V+ρ)·ln((V+ρ)/(ρ(2α)²))).
+    """How far a sum with this variance strays at any look, with a probability of alpha on each side.
 
-    Robbins' normal mixture, one-sided by taking the two-sided one at 2α (Robbins 1970; Howard et al. 2021). With estimated variances
+    √((V+rho)·ln((V+rho)/(rho(2alpha)²)))
+
+    Robbins' normal mixture, one-sided by taking the two-sided one at 2alpha (Robbins 1970; Howard et al. 2021). With estimated variances
     it is asymptotic (Waudby-Smith et al. 2024).
 
     Raises:
-        UsageError: α is not in (0, ½), or ρ not positive.
+        UsageError: alpha is not in (0, ½), or rho not positive.
     """
     if not (0 < alpha < 0.5 and rho > 0):
         raise UsageError(f"the boundary needs 0 < alpha < 1/2 and rho > 0, not {alpha} and {rho}")
@@ -120,10 +122,10 @@ def boundary(variance: float, rho: float, alpha: float) -> float:
 
 
 def tuned_rho(variance: float, alpha: float) -> float:
-    """The ρ whose boundary is narrowest about where V has reached `variance`. Fixed before the first look.
+    """The rho whose boundary is narrowest about where V has reached `variance`. Fixed before the first look.
 
     Raises:
-        UsageError: α is not in (0, ½), or the variance not positive.
+        UsageError: alpha is not in (0, ½), or the variance not positive.
     """
     if not (0 < alpha < 0.5 and variance > 0):
         raise UsageError(f"rho needs 0 < alpha < 1/2 and a positive variance, not {alpha} and {variance}")
@@ -132,7 +134,7 @@ def tuned_rho(variance: float, alpha: float) -> float:
 
 
 def bounds(epochs: Iterable[tuple[Moments, Moments]], rho: float, alpha: float) -> Bounds | None:
-    """The difference of means, treated minus control, with a bound of error α on each side; None where there is nothing to compare.
+    """The difference of means, treated minus control, with a bound of error alpha on each side; None where there is nothing to compare.
 
     Args:
         epochs: (treated, control) of each epoch.
