@@ -158,6 +158,7 @@ OTHERS: tuple[object, ...] = (
         final=True,
         paused=True,
         plan='{"margin": 0.05}',
+        skip_gate=True,
     ),
     CanaryVerdict(
         student="student-1-abcdef01",

@@ -198,6 +198,12 @@ def test_a_stage_from_the_future_is_followed_without_its_effect() -> None:
     assert accepted(later, 12, record(CANARY, prev=11, share=0.2))
 
 
+def test_a_release_without_the_gate_is_remembered_until_it_is_taken_back() -> None:
+    topic = log(record(StudentStage.SHADOW, skip_gate=True), record(StudentStage.SHADOW, prev=10))
+    assert fold(topic[:1]).of("desk").ungated == ("student-1",)
+    assert fold(topic).of("desk").ungated == ()
+
+
 def test_a_registration_decides_nothing() -> None:
     state = fold(log(record(CANARY), record(StudentStage.REGISTERED, "student-2"))).of("desk")
     assert state.offset == 10

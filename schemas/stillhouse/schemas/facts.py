@@ -106,7 +106,8 @@ class StudentStage(StrEnum):
 class StudentState(msgspec.Struct, frozen=True, kw_only=True):
     """One decision about a student; `prev` is the offset of the state it was decided on (-1: the first). See `route_state`.
 
-    `stage_index`, `final` and `paused` are of a canary's stage; `plan` is a JSON object of what was frozen when the canary started.
+    `stage_index`, `final` and `paused` are of a canary's stage; `plan` is a JSON object of what was frozen when the canary started;
+    `skip_gate` releases a student without the offline gate.
     """
 
     student: str
@@ -123,6 +124,7 @@ class StudentState(msgspec.Struct, frozen=True, kw_only=True):
     final: bool = False
     paused: bool = False
     plan: str = ""
+    skip_gate: bool = False
 
 
 class CanaryVerdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ class RouteState(msgspec.Struct, frozen=True, kw_only=True):
         started: when the experiment began; 0 outside a canary.
         plan: JSON object of what was frozen when the canary started; empty outside a canary.
         stages: every student that the topic has named, oldest first.
+        ungated: students that a person released without the offline gate.
         opened: experiments whose final test has opened, oldest first: each has spent its part of the route's lifetime alpha.
     """
 
@@ -50,6 +51,7 @@ class RouteState(msgspec.Struct, frozen=True, kw_only=True):
     started: int = 0
     plan: str = ""
     stages: dict[str, StudentStage] = {}
+    ungated: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
 
     @property
@@ -87,7 +89,7 @@ def apply(state: RouteState, offset: int, record: StudentState) -> RouteState:
     if record.stage in _ENDS_SERVICE:
         return _ended(state, offset, record)
     if record.stage is StudentStage.SHADOW:  # takes no traffic
-        return state if record.student in (state.canary, state.champion) else _staged(state, record, offset=offset)
+        return state if record.student in (state.canary, state.champion) else _shadow(state, offset, record)
     # A stage from the future is followed without its effect, or nothing after it would be accepted here.
     return msgspec.structs.replace(state, offset=offset)
 
@@ -99,6 +101,11 @@ def accepted(state: RouteState, offset: int, record: StudentState) -> bool:
 
 def _staged(state: RouteState, record: StudentState, **changes: object) -> RouteState:
     return msgspec.structs.replace(state, stages=state.stages | {record.student: record.stage}, **changes)
+
+
+def _shadow(state: RouteState, offset: int, record: StudentState) -> RouteState:
+    others = tuple(name for name in state.ungated if name != record.student)
+    return _staged(state, record, offset=offset, ungated=(*others, record.student) if record.skip_gate else others)
 
 
 def _canary(state: RouteState, offset: int, record: StudentState) -> RouteState:
