@@ -71,7 +71,7 @@ def test_what_is_too_long_becomes_steps_with_as_much_context_as_fits() -> None:
     assert all(counter.count(e.bare, (), e.mask).total <= 40 for e in examples)
     assert all(e.mask[-1] and not any(e.mask[:-1]) for e in examples)
     assert [m.role for m in examples[-1].bare] == ["system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
-    assert got.result.notes == {"whole": 0, "cut": 1, "steps": 5, "steps_too_long": 0, "examples": 5}
+    assert got.result.notes == {"whole": 0, "recoveries_dropped": 0, "cut": 1, "steps": 5, "steps_too_long": 0, "examples": 5}
 
 
 def test_context_is_bounded_by_turns_too() -> None:

@@ -46,7 +46,7 @@ def test_the_stages_stand_in_their_order_and_say_why() -> None:
     assert got.supervised_tokens == sum(e.tokens for e in curated(MANY).train)
     shown = got.to_json()
     assert shown["stages"][0]["in"] == 60 and shown["manifest_hash"] == got.manifest_hash
-    assert len(got.lines()) == 12
+    assert len(got.lines()) == 12 + len(got.notes)
 
 
 def test_every_dropped_trajectory_has_one_stage_and_reason() -> None:

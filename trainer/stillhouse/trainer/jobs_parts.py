@@ -10,6 +10,7 @@ from stillhouse.schemas.facts import StudentState
 from stillhouse.schemas.render import coverage_hash
 from stillhouse.trainer.curate.compress import ActionLoss
 from stillhouse.trainer.curate.prune import Replay
+from stillhouse.trainer.decisions import ReadErasures
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.training_job import Progress as TrainProgress
 from stillhouse.trainer.training_job import TrainJob, TrainResult
@@ -19,6 +20,9 @@ Progress = Callable[[dict[str, Any]], None]
 """Told what happens, as JSON objects with an `event`: `state`, `stage`, `train`."""
 
 Train = Callable[[TrainJob, Sequence[Example], Sequence[Example], TrainProgress], TrainResult]
+
+
+MakeActionLoss = Callable[[Path], ActionLoss]
 
 
 class Evaluate(Protocol):
@@ -36,15 +40,17 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
         train: trains; called again after a crash with the same arguments.
         evaluate: measures in an environment; None where there is none.
         publish: tells the topic `students`; after a crash it may be told the same again.
+        erasures: who is to be forgotten, as of now; None where nobody can say.
         replay: runs pruned trajectories in their environment.
-        action_loss: measures compression under the parent.
+        action_loss: given a parent's folder, measures compression under it; None: compression is not measured.
     """
 
     train: Train
     evaluate: Evaluate | None = None
     publish: Callable[[StudentState], None] | None = None
+    erasures: ReadErasures | None = None
     replay: Replay | None = None
-    action_loss: ActionLoss | None = None
+    action_loss: MakeActionLoss | None = None
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):

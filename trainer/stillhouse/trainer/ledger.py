@@ -101,6 +101,10 @@ class LeaderLedger:
         """Where a task stands; None when it was never assigned."""
         return self._places.get((tenant, family, task_key))
 
+    def sides(self, tenant: str, family: str) -> frozenset[Side]:
+        """The sides that a scope's tasks stand on."""
+        return frozenset(p.side for b in self.batches if (b.tenant, b.family) == (tenant, family) for p in b.places)
+
     def assign(self, tasks: Iterable[TaskText]) -> "LeaderLedger":
         """A ledger that also knows these tasks: one window's, taken in the order of their keys whatever order they come in.
 

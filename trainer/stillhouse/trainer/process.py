@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,14 +17,16 @@ from typing import Any
 import msgspec
 
 from stillhouse.schemas.errors import ExitCode, RetryableError, StillhouseError, UsageError
-from stillhouse.schemas.facts import StudentState
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store, StoreSettings
 from stillhouse.trainer import models, windows
+from stillhouse.trainer.announce import publish
+from stillhouse.trainer.decisions import read_erasures
 from stillhouse.trainer.jobs import Job, JobResult, Steps
+from stillhouse.trainer.planning import action_loss_of, next_plan, replay_of
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
-from stillhouse.trainer.windows_types import State, WindowPlan
+from stillhouse.trainer.windows_types import State
 
 _log = logging.getLogger("stillhouse.trainer")
 
@@ -35,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the lineage's open window, or plan and run the next one")
     run.add_argument("--state", type=Path)
     run.add_argument("--config", type=Path)
-    run.add_argument("--bootstrap-servers", help="where registered students are told; by default nobody is told")
+    run.add_argument("--bootstrap-servers", help="where erasures and students' states are read and told; by default neither")
     run.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over file and environment")
     run.add_argument("--family", action="append", help="only this family; may be given again")
     run.add_argument("--weight", action="append", metavar="FAMILY=NUMBER", help="what a family is drawn by; may be given again")
@@ -69,17 +72,20 @@ def run_window(options: argparse.Namespace) -> JobResult:
     window, trainer = config.section("window", WindowSettings), config.section("trainer", TrainerSettings)
     store = Store.open(config.section("store", StoreSettings).location(config.state), create=False)
     base = models.resolve(trainer.model)
-    planned = None if windows.open_window(store, window.lineage) else _plan(store, window, trainer, options)
-    job = Job(store, config.state, base, window, trainer, _steps(config, trainer, base, options.bootstrap_servers), progress=_say)
-    return job.run(planned)
+    kafka = _kafka(config, options.bootstrap_servers)
+    if windows.open_window(store, window.lineage):
+        planned = None
+    else:
+        weights = {name: _number(value, name) for name, _, value in (w.partition("=") for w in options.weight)} if options.weight else None
+        planned = next_plan(store, window, trainer, kafka, families=options.family, weights=weights, mode=options.mode)
+    return Job(store, config.state, base, window, trainer, _steps(config, window, trainer, base, kafka), progress=_say).run(planned)
 
 
-def _plan(store: Store, window: WindowSettings, trainer: TrainerSettings, options: argparse.Namespace) -> WindowPlan:
-    weights = {name: _number(value, name) for name, _, value in (w.partition("=") for w in options.weight)} if options.weight else None
-    return windows.plan(store, window, families=options.family, weights=weights, mode=options.mode, epochs=trainer.epochs)
+def _kafka(config: Config, servers: str | None) -> KafkaSettings | None:
+    return msgspec.structs.replace(config.section("kafka", KafkaSettings), bootstrap_servers=servers) if servers else None
 
 
-def _steps(config: Config, trainer: TrainerSettings, base: Path, servers: str | None) -> Steps:
+def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, base: Path, kafka: KafkaSettings | None) -> Steps:
     from stillhouse.trainer.training import train  # torch: only a process that trains pays for it
     from stillhouse.trainer.validation import Validation
 
@@ -87,18 +93,14 @@ def _steps(config: Config, trainer: TrainerSettings, base: Path, servers: str | 
     if trainer.benchmark:
         log, work = config.state_dir("logs") / "validation-student.log", config.state_dir("run") / "validation"
         validation = Validation(trainer, base, log, work)
-    return Steps(train=train, evaluate=validation, publish=_publisher(config, servers) if servers else None)
-
-
-def _publisher(config: Config, servers: str) -> Any:
-    from stillhouse.trainer.announce import publish
-
-    settings = msgspec.structs.replace(config.section("kafka", KafkaSettings), bootstrap_servers=servers)
-
-    def tell(state: StudentState) -> None:
-        publish(settings, state)
-
-    return tell
+    return Steps(
+        train=train,
+        evaluate=validation,
+        publish=partial(publish, kafka) if kafka else None,
+        erasures=partial(read_erasures, kafka) if kafka else None,
+        replay=replay_of(window),
+        action_loss=action_loss_of(window, trainer, base),
+    )
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, object]:

@@ -28,6 +28,7 @@ class CurationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         stratum_least: never fewer than this many of a stratum's trajectories are kept.
         reasoning_tokens: budget that longer reasoning is compressed to.
         reasoning_loss: nats a token by which compressed reasoning may predict the action worse than the whole.
+        reasoning_rows: trajectories of a family on which the parent measures that; 0: compression is not measured.
         leader_limit: trajectories of one group of near-equal tasks.
         gamma: how much weight a short solution gains: (median / steps) ** gamma.
         weight_low: least weight before it is rescaled.
@@ -52,6 +53,7 @@ class CurationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     stratum_least: int = 5
     reasoning_tokens: int = 50
     reasoning_loss: float = 0.05
+    reasoning_rows: int = 16
     leader_limit: int = 3
     gamma: float = 1.0
     weight_low: float = 0.5
@@ -88,6 +90,9 @@ class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown
         fresh_every: windows after which training starts from the base model again.
         min_kept: new teacher successes that are enough for a window.
         max_age_hours: age of the oldest new success that is enough for a window.
+        environment: `module:name` of something that takes `environment_data` and replays pruned runs (curation's `Replay`); empty:
+            nothing is replayed.
+        environment_data: what it needs to know the tasks: a file, an address; its own documentation says.
     """
 
     lineage: str = "default"
@@ -99,6 +104,8 @@ class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown
     fresh_every: int = 8
     min_kept: int = 100
     max_age_hours: float = 24.0
+    environment: str = ""
+    environment_data: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a rule that never trains.

@@ -28,6 +28,7 @@ class Waterfall(msgspec.Struct, frozen=True, kw_only=True):
         examples: rows of the trainer; more than `kept` where trajectories were cut into steps.
         supervised_tokens: tokens of them that carry loss.
         validation: the same stages for the validation side.
+        notes: what a reader must know beside the numbers, as sentences.
         manifest_hash: hash (hex) of inputs, settings and results.
     """
 
@@ -39,6 +40,7 @@ class Waterfall(msgspec.Struct, frozen=True, kw_only=True):
     supervised_tokens: int
     validation: tuple[StageYield, ...] = ()
     validation_examples: int = 0
+    notes: tuple[str, ...] = ()
     manifest_hash: str = ""
 
     def check(self) -> None:
@@ -66,7 +68,8 @@ class Waterfall(msgspec.Struct, frozen=True, kw_only=True):
         """The same as a text table, one line a stage."""
         head = [f"{self.events} events, {self.trajectories} trajectories"]
         body = [f"{s.name:<12}{s.entered:>8} → {s.kept:<8}{_reasons(s.dropped)}".rstrip() for s in self.stages]
-        return [*head, *body, f"{self.kept} kept, {self.examples} examples, {self.supervised_tokens} supervised tokens"]
+        foot = f"{self.kept} kept, {self.examples} examples, {self.supervised_tokens} supervised tokens"
+        return [*head, *body, foot, *(f"note: {note}" for note in self.notes)]
 
 
 def _reasons(dropped: dict[str, int]) -> str:

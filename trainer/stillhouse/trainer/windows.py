@@ -17,13 +17,15 @@ from stillhouse.trainer import windows_pool
 from stillhouse.trainer.curate.counting import Counter
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.curate.pipeline import Curated, Tools, curate
+from stillhouse.trainer.decisions import NOBODY, Erasures
 from stillhouse.trainer.ledger import Batch, LeaderLedger
 from stillhouse.trainer.settings import CurationSettings, WindowSettings
+from stillhouse.trainer.windows_pool import Pool
 from stillhouse.trainer.windows_types import NEXT, TERMINAL, Mode, State, Window, WindowPlan, WindowRow
 
 WINDOWS, LEADERS = "windows", "leaders"
 _POOL_COLUMNS = (
-    "key", "revision", "content", "chunks", "family", "partition", "first_offset", "last_offset",
+    "key", "revision", "content", "chunks", "tenant", "subject", "family", "partition", "first_offset", "last_offset",
     "policies", "outcome", "steps", "output_tokens", "first_occurred_at",
 )  # fmt: skip
 
@@ -47,6 +49,7 @@ def plan(
     mode: Mode | None = None,
     epochs: int = 1,
     barred: Container[str] = (),
+    erasures: Erasures = NOBODY,
 ) -> WindowPlan:
     """What the lineage's next window would be. Nothing is written.
 
@@ -60,7 +63,8 @@ def plan(
         replay: replayed examples for each new one, when the window continues.
         mode: instead of the rule's.
         epochs: passes that training makes: a fresh start must be able to afford the whole pool.
-        barred: students that were rolled back or revoked: never a parent.
+        barred: students that were rolled back, revoked or rejected: never a parent.
+        erasures: whose rows may not be used; a parent that learned from one is not continued.
 
     Raises:
         UsageError: a window of the lineage is still open, or there is no student to continue.
@@ -68,12 +72,8 @@ def plan(
     lineage = lineage or settings.lineage
     windows = {w.key: w for w in list_windows(store, lineage)}
     _none_open(windows.values())
-    rows = [found for row in store.trajectories(columns=_POOL_COLUMNS) if (found := windows_pool.pool_row(row)) is not None]
-    tip = windows_pool.best(windows, {r.row.key: r.row.content for r in rows}, barred)
-    pool = windows_pool.pool_of(rows, windows, tip)
-    chosen, why = windows_pool.mode_of(pool, windows_pool.chain(windows, tip), settings, epochs)
-    if mode is not None and mode != chosen:
-        chosen, why = mode, "asked for"
+    tip, pool = _pool(store, windows, barred, erasures)
+    chosen, why = _mode(mode, windows_pool.mode_of(pool, windows_pool.chain(windows, tip), settings, epochs))
     if chosen == "continue" and (tip is None or pool.stale):
         raise UsageError("there is no student to continue", where=lineage, fix="Run a fresh window.")
     number = max((w.plan.number for w in windows.values()), default=0) + 1
@@ -82,8 +82,7 @@ def plan(
     new = [r.row for r in pool.new if wanted is None or r.row.family in wanted][: settings.max_rows]
     size = settings.size if size is None else size
     replay = settings.replay if replay is None else replay
-    quota = _quota(chosen, size, replay, _weights(weights, tip, new, settings), key)
-    again = list(pool.trained)
+    again = pool.trained
     if chosen == "continue":
         again = windows_pool.to_replay(again, round(replay * min(size or len(new), len(new))), settings.seed, key)
     return WindowPlan(
@@ -96,7 +95,7 @@ def plan(
         parent=tip.student if tip and not pool.stale else None,
         rows=tuple(new),
         again=(*again, *pool.validation),
-        quota=quota,
+        quota=_quota(chosen, size, replay, _weights(weights, tip, new, settings), key),
     )
 
 
@@ -201,6 +200,19 @@ def store_ledger(store: Store, batches: Iterable[Batch], *, clock: Clock = wall_
         row = _ledger_row(batch.key, scope, "added", "", msgspec.to_builtins(batch), now, now)
         if store.insert_if_absent(LEADERS, [row]) != 1:
             raise RetryableError("another planner placed tasks at the same time", where=f"leaders of {scope}")
+
+
+def _pool(store: Store, windows: Mapping[str, Window], barred: Container[str], erasures: Erasures) -> tuple[Window | None, Pool]:
+    """The window to go on from, and what the lineage has then."""
+    stored = store.trajectories(columns=_POOL_COLUMNS)
+    rows = [found for row in stored if (found := windows_pool.pool_row(row, erasures)) is not None]
+    tip = windows_pool.best(windows, {r.row.key: r.row.content for r in rows}, barred)
+    return tip, windows_pool.pool_of(rows, windows, tip)
+
+
+def _mode(asked: Mode | None, ruled: tuple[Mode, str]) -> tuple[Mode, str]:
+    """What was asked for instead of what the rule says, where they differ."""
+    return ruled if asked is None or asked == ruled[0] else (asked, "asked for")
 
 
 def _quota(mode: Mode, size: int, replay: float, weights: dict[str, float] | None, salt: str) -> Quota | None:

@@ -11,6 +11,7 @@ from stillhouse.schemas.events import Outcome, PolicyRole
 from stillhouse.schemas.fold import ERASED
 from stillhouse.trainer.curate.draft import chance
 from stillhouse.trainer.curate.draw import shares
+from stillhouse.trainer.decisions import NOBODY, Erasures
 from stillhouse.trainer.gates import Candidate, Rejection, choose_parent
 from stillhouse.trainer.ledger_histograms import StepHistograms
 from stillhouse.trainer.settings import WindowSettings
@@ -38,9 +39,9 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     stale: bool
 
 
-def pool_row(row: Mapping[str, object]) -> PoolRow | None:
-    """A row of the table `trajectories`; None for what is left of an erased one."""
-    if row["content"] == ERASED:
+def pool_row(row: Mapping[str, object], erasures: Erasures = NOBODY) -> PoolRow | None:
+    """A row of the table `trajectories`; None for an erased one, or one that ingest is about to erase."""
+    if row["content"] == ERASED or erasures.covers(str(row["tenant"]), row["subject"]):  # type: ignore[arg-type]
         return None
     fields: dict[str, object] = {name: row.get(name) for name in WindowRow.__struct_fields__}
     fields |= {"family": row.get("family") or "", "chunks": tuple(row["chunks"])}  # type: ignore[arg-type]
@@ -152,7 +153,7 @@ def mode_of(pool: Pool, links: Sequence[Window], settings: WindowSettings, epoch
     return "continue", f"the pool is too large to start afresh: {pool.tokens} tokens, {epochs} epochs, at most {settings.max_tokens}"
 
 
-def to_replay(rows: Sequence[WindowRow], count: int, seed: int, salt: str) -> list[WindowRow]:
+def to_replay(rows: Sequence[WindowRow], count: int, seed: int, salt: str) -> tuple[WindowRow, ...]:
     """Earlier rows to replay, uniform over their families, drawn by a hash."""
     order = sorted(rows, key=lambda r: (chance(seed, "replay", salt, r.key), r.key))
     sizes: dict[str, int] = {}
@@ -164,7 +165,7 @@ def to_replay(rows: Sequence[WindowRow], count: int, seed: int, salt: str) -> li
         if left[row.family]:
             left[row.family] -= 1
             drawn.append(row)
-    return sorted(drawn, key=lambda r: r.key)
+    return tuple(sorted(drawn, key=lambda r: r.key))
 
 
 def steps_of(links: Iterable[Window]) -> StepHistograms:

@@ -13,6 +13,7 @@ from stillhouse.schemas.errors import GateError, UsageError
 from stillhouse.trainer import windows
 from stillhouse.trainer.jobs import plan_report
 from stillhouse.trainer.models import resolve
+from stillhouse.trainer.planning import next_plan, plan_tools
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
 from stillhouse.trainer.windows_types import Mode, State, Window
 
@@ -102,9 +103,11 @@ def plan(
     loaded = context.load(state, config, overrides(recipe, size, model))
     settings, trainer = loaded.config.section("window", WindowSettings), loaded.config.section("trainer", TrainerSettings)
     store, base = loaded.store(), resolve(trainer.model)
-    planned = windows.plan(store, settings, families=family, mode=_mode(mode), epochs=trainer.epochs)
+    kafka = loaded.kafka if loaded.has_broker else None
+    planned = next_plan(store, settings, trainer, kafka, families=family, mode=_mode(mode))
+    tools = plan_tools(planned, settings, trainer, base, loaded.state / "students")
     with output.progress("curating", quiet=json):
-        report = plan_report(store, planned, settings, trainer.render().for_model(base), base)
+        report = plan_report(store, planned, settings, trainer.render().for_model(base), base, tools)
     if json:
         output.print_json(report)
         return
@@ -151,3 +154,5 @@ def show_waterfall(report: dict[str, Any]) -> None:
     output.out.print(output.table(rows, ["stage", "in", "kept", "dropped", "notes"]))
     counts = f"{report['events']} events, {report['trajectories']} trajectories, {report['kept']} kept, {report['examples']} examples"
     output.out.print(f"{counts}, {report['supervised_tokens']} supervised tokens; manifest {report['manifest_hash']}", soft_wrap=True)
+    for note in report["notes"]:
+        output.out.print(f"note: {note}", soft_wrap=True, markup=False)

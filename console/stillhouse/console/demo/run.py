@@ -14,6 +14,7 @@ from stillhouse.console.demo.settings import DemoSettings, DemoWindow, as_toml
 from stillhouse.console.demo.teacher import Teacher, part, stand_in
 from stillhouse.console.stack.parts import ANY_PORT, parts_of
 from stillhouse.console.stack.stack import Stack, StackEvent
+from stillhouse.examples.order_desk.replay import save_tasks
 from stillhouse.examples.order_desk.tasks import FAMILIES, make_tasks
 from stillhouse.schemas.errors import GateError
 from stillhouse.trainer import models
@@ -50,6 +51,11 @@ class Demo:
     state: Path
     teacher: Teacher | None = None
 
+    @property
+    def tasks_file(self) -> Path:
+        """Where the tasks are kept that the fleet was given."""
+        return self.state.resolve() / "tasks.jsonl"
+
     async def run(self, phases: Phases) -> Story:
         """Run all of it.
 
@@ -62,7 +68,7 @@ class Demo:
             base = self._base(news)
         self.state.mkdir(parents=True, exist_ok=True)
         config = self.state / "demo.toml"
-        config.write_text(as_toml(self.settings, base, self.seed))
+        config.write_text(as_toml(self.settings, base, self.seed, self.tasks_file))
         loaded = context.load(self.state, config)
         with phases.phase("up") as news:
             stack = self._stack(base, config, news)
@@ -102,6 +108,7 @@ class Demo:
         rates = story.jobs[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
         weights = family_weights(rates, window.floor) if rates is not None else None
         tasks = make_tasks("train", window.runs, self.seed, families=window.families, weights=weights, name=f"window-{number}")
+        save_tasks(self.tasks_file, tasks)
         with phases.phase(f"collect {number}") as news:
             spool = loaded.config.state_dir("spool")
             report = await collect(tasks, teacher.url, teacher.model, loaded.kafka, spool, loaded.store(), self.settings.fleet, news)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+REPLAY = "stillhouse.examples.order_desk.replay:DeskReplay.of_file"
 FIRST_FAMILIES = ("cancel", "address", "refund", "replace")
 
 
@@ -127,10 +128,11 @@ FAST = DemoSettings(
 )
 
 
-def as_toml(settings: DemoSettings, base: Path, seed: int) -> str:
-    """The settings file that the demo's processes read."""
+def as_toml(settings: DemoSettings, base: Path, seed: int, tasks: Path) -> str:
+    """The settings file that the demo's processes read. What curation prunes is played again on the desk of its task in `tasks`."""
     trainer = {"model": str(base), "seed": seed, "benchmark_tasks": settings.validation_tasks, **settings.trainer}
-    sections = {"trainer": trainer, "window": {"seed": seed, "lineage": "demo", **settings.window}, "ingest": dict(settings.ingest)}
+    window = {"seed": seed, "lineage": "demo", "environment": REPLAY, "environment_data": str(tasks), **settings.window}
+    sections = {"trainer": trainer, "window": window, "ingest": dict(settings.ingest)}
     lines = ["# Written by `stillhouse demo`: everything that it sets."]
     for name, values in sections.items():
         lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]

@@ -18,6 +18,7 @@ from openai import AsyncOpenAI
 from stillhouse.examples.order_desk.agent import ChatSettings, Turn, connect, run_episode
 from stillhouse.examples.order_desk.environment import ENVIRONMENT
 from stillhouse.examples.order_desk.pricing import NOTICE, STAND_IN, cost_micro_usd
+from stillhouse.examples.order_desk.replay import save_tasks
 from stillhouse.examples.order_desk.tasks import FAMILIES, PARTS, DeskTask, make_tasks
 from stillhouse.examples.order_desk.tools import SYSTEM_PROMPT, TOOLS
 from stillhouse.schemas.errors import StillhouseError
@@ -154,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StillhouseError as error:
         print(error, file=sys.stderr)
         return 2
+    if chosen.tasks_file:
+        save_tasks(chosen.tasks_file, tasks)
     with client:
         report = asyncio.run(
             run_fleet(tasks, chosen.teacher_url, chosen.model, client, chosen.concurrency, _Progress(), timeout_s=chosen.timeout)
@@ -172,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--families", help=f"comma-separated, of: {', '.join(FAMILIES)}; default: all")
     parser.add_argument("--part", choices=PARTS, default="train")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tasks-file", type=Path, help="add the tasks to this file, for [window] environment_data")
     parser.add_argument("--name", default="", help="a stream of tasks of its own")
     parser.add_argument("--concurrency", type=int, default=24, help="episodes at once")
     parser.add_argument("--tenant", default="default")

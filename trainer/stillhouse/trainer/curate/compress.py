@@ -3,7 +3,7 @@
 import re
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -21,8 +21,8 @@ _LITERAL, _LAST, _FIRST = 2.0, 1.5, 0.5  # what a sentence is worth for a value 
 class ActionLoss(Protocol):
     """The parent student's mean negative log-likelihood of the supervised calls and replies, in nats a token."""
 
-    def __call__(self, drafts: Sequence[Draft], /) -> float:
-        """Measure drafts whose reasoning is as it shall be tried."""
+    def __call__(self, drafts: Sequence[Draft], /) -> float | None:
+        """Measure drafts whose reasoning is as it shall be tried; None when nothing could be measured."""
         ...
 
 
@@ -40,7 +40,7 @@ def compress(drafts: Sequence[Draft], settings: CurationSettings, counter: Count
         return StageResult("compress", tuple(drafts), {}, {"hidden": hidden})
     short = {d.key: _with_reasoning(d, lambda m: shorten(m, settings.reasoning_tokens, counter.words)) for d in drafts}
     measured = _measure(drafts, short, action_loss) if action_loss else {}
-    off = {f for f, m in measured.items() if m["compressed"] - m["full"] > settings.reasoning_loss}
+    off = {f for f, m in measured.items() if _worse(m, settings.reasoning_loss)}
     kept = tuple(d if d.family in off else short[d.key] for d in drafts)
     changed = Tally(d.family for d, new in zip(drafts, kept, strict=True) for a, b in zip(d.steps, new.steps, strict=True) if a != b)
     return StageResult("compress", kept, {}, {"compressed": sum(changed.values()), "measured": measured, "off": sorted(off)})
@@ -93,7 +93,12 @@ def _with_reasoning(draft: Draft, reasoning: Callable[[Message], str | None]) ->
     return with_steps(draft, [step(s) for s in draft.steps])
 
 
-def _measure(drafts: Sequence[Draft], short: dict[str, Draft], action_loss: ActionLoss) -> dict[str, Any]:
+def _worse(measured: dict[str, float | None], tolerated: float) -> bool:
+    full, compressed = measured["full"], measured["compressed"]
+    return full is not None and compressed is not None and compressed - full > tolerated
+
+
+def _measure(drafts: Sequence[Draft], short: dict[str, Draft], action_loss: ActionLoss) -> dict[str, dict[str, float | None]]:
     """By family: nats a token of the action with all, compressed and no reasoning; families that nothing was compressed in are left out."""
     out = {}
     for family in sorted({d.family for d in drafts}):

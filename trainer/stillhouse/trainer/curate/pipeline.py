@@ -15,7 +15,7 @@ from stillhouse.trainer.curate.draw import NEW, Quota, draw
 from stillhouse.trainer.curate.efficiency import efficiency
 from stillhouse.trainer.curate.fit import Fitted, fit
 from stillhouse.trainer.curate.prune import Replay, prune
-from stillhouse.trainer.curate.side import placed, side, tasks_of
+from stillhouse.trainer.curate.side import held_out_notes, placed, side, tasks_of
 from stillhouse.trainer.curate.source import source
 from stillhouse.trainer.curate.stage import StageResult
 from stillhouse.trainer.curate.standardise import standardise
@@ -95,28 +95,9 @@ def curate(
     known = ledger.assign(tasks_of(trajectories))
     drafts = placed(trajectories, known, frozenset(again))
     flow = _Flow(drafts, tools.report)
-    flow.run(lambda d: side(d))
-    _each(flow, settings, tools)
-    own = histograms_of(flow.drafts)
-    total = (histograms or StepHistograms()).plus(own)
-    flow.run(lambda d: efficiency(d, total, settings))
-    flow.run(lambda d: compress(d, settings, counter, tools.action_loss))
-    flow.run(lambda d: dedupe(d, settings))
-    if quota is not None:
-        flow.run(lambda d: draw(d, quota, settings.seed))
-    flow.run(lambda d: weight(d, total, settings))
-    train = _weighed(flow, settings, counter)
+    train, own, total = _train(flow, histograms or StepHistograms(), settings, counter, quota, tools)
     held, validation = _validation(drafts, settings, counter, tools)
-    waterfall = Waterfall(
-        events=sum(t.revision for t in trajectories),
-        trajectories=len(drafts),
-        stages=flow.stages,
-        kept=len(flow.drafts),
-        examples=len(train),
-        supervised_tokens=sum(e.tokens for e in train),
-        validation=held.stages,
-        validation_examples=len(validation),
-    )
+    waterfall = _waterfall(trajectories, flow, train, held, validation, held_out_notes(drafts, known))
     parts = (_plain(settings), counter.identity, quota, total, [_input(d) for d in drafts], train, validation, waterfall)
     waterfall = msgspec.structs.replace(waterfall, manifest_hash=_hash(parts))
     waterfall.check()
@@ -153,6 +134,44 @@ class _Flow:
             self._report(result.name, len(result.kept))
 
 
+def _train(
+    flow: _Flow, before: StepHistograms, settings: CurationSettings, counter: Counter, quota: Quota | None, tools: Tools
+) -> tuple[tuple[Example, ...], StepHistograms, StepHistograms]:
+    """All stages of the training side: its examples, the window's histograms, and the lineage's with them."""
+    flow.run(lambda d: side(d))
+    _each(flow, settings, tools)
+    own = histograms_of(flow.drafts)
+    total = before.plus(own)
+    flow.run(lambda d: efficiency(d, total, settings))
+    flow.run(lambda d: compress(d, settings, counter, tools.action_loss))
+    flow.run(lambda d: dedupe(d, settings))
+    if quota is not None:
+        flow.run(lambda d: draw(d, quota, settings.seed))
+    flow.run(lambda d: weight(d, total, settings))
+    return _weighed(flow, settings, counter, tools), own, total
+
+
+def _waterfall(
+    trajectories: Sequence[Trajectory],
+    flow: _Flow,
+    train: Sequence[Example],
+    held: _Flow,
+    validation: Sequence[Example],
+    notes: tuple[str, ...],
+) -> Waterfall:
+    return Waterfall(
+        events=sum(t.revision for t in trajectories),
+        trajectories=len(trajectories),
+        stages=flow.stages,
+        kept=len(flow.drafts),
+        examples=len(train),
+        supervised_tokens=sum(e.tokens for e in train),
+        validation=held.stages,
+        validation_examples=len(validation),
+        notes=notes,
+    )
+
+
 def _each(flow: _Flow, settings: CurationSettings, tools: Tools) -> None:
     """The stages that look at one trajectory at a time."""
     flow.run(lambda d: source(d, settings))
@@ -161,9 +180,9 @@ def _each(flow: _Flow, settings: CurationSettings, tools: Tools) -> None:
     flow.run(lambda d: prune(d, settings, tools.replay))
 
 
-def _weighed(flow: _Flow, settings: CurationSettings, counter: Counter) -> tuple[Example, ...]:
+def _weighed(flow: _Flow, settings: CurationSettings, counter: Counter, tools: Tools) -> tuple[Example, ...]:
     """The examples of what is left, with weights whose mean over supervised tokens is one."""
-    fitted = fit(flow.drafts, settings, counter)
+    fitted = fit(flow.drafts, settings, counter, tools.replay)
     tokens = {key: sum(e.tokens for e in some) for key, some in fitted.examples.items()}
     final, notes = rescale(fitted.result.kept, tokens, settings)
     flow.run(lambda _: fitted.result._replace(kept=tuple(final), notes={**fitted.result.notes, **notes}))
@@ -177,7 +196,7 @@ def _validation(drafts: Sequence[Draft], settings: CurationSettings, counter: Co
     _each(flow, settings, tools)
     flow.run(lambda d: compress(d, settings, counter))
     flow.run(lambda d: dedupe(d, settings))
-    fitted = fit(flow.drafts, settings, counter)
+    fitted = fit(flow.drafts, settings, counter, tools.replay)
     flow.run(lambda _: fitted.result)
     return flow, _examples(fitted)
 

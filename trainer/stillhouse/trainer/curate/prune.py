@@ -73,6 +73,24 @@ def prune_draft(draft: Draft, settings: CurationSettings) -> Pruned:
     return Pruned(draft=with_steps(draft, steps), removed=dict(work.counts), recoveries=len(recoveries), evidence=len(stays))
 
 
+def without_recovery(draft: Draft, settings: CurationSettings, replay: Replay | None = None) -> Draft | None:
+    """A pruned trajectory without its last recovery that may go; None when there is none.
+
+    One stays whose error is the only source of a value that is used, or without which the task no longer succeeds in its environment.
+    """
+    work = _Work(draft, settings)
+    recoveries = [c.at for c in work.calls if draft.steps[c.step].recovery]
+    for at in reversed(recoveries):
+        before = work.removed
+        if not work.remove([at], RETRY):
+            continue
+        shorter = with_steps(draft, _rebuilt(draft.steps, work.removed, set(recoveries) - work.removed))
+        if replay is None or replay(draft.trajectory, [s.action for s in shorter.steps]) is not False:
+            return shorter
+        work.removed = before
+    return None
+
+
 class _Work:
     """What is removed so far, and the rules that add to it."""
 
@@ -93,10 +111,10 @@ class _Work:
                 continue
             alone = len(self.steps[call.step].action.tool_calls) == 1
             drawn = chance(self.settings.seed, "recovery", self.draft.key, *call.at) < self.settings.recovery_share
-            if alone and (drawn or not self._remove([call.at], RETRY)):
+            if alone and (drawn or not self.remove([call.at], RETRY)):
                 recoveries.add(call.at)
             elif not alone:
-                self._remove([call.at], RETRY)
+                self.remove([call.at], RETRY)
         return recoveries
 
     def repeats(self) -> None:
@@ -117,7 +135,7 @@ class _Work:
         for run in _marked_runs(self.steps):
             calls = [c for c in self.calls if c.step in run]
             if not any(self._changed_state(c) for c in calls) and all(map(self._droppable, run)):
-                self._remove([*(c.at for c in calls), *((i, SAYS) for i in run)], BRANCH, len(run))
+                self.remove([*(c.at for c in calls), *((i, SAYS) for i in run)], BRANCH, len(run))
 
     def unused_reads(self) -> None:
         """Rule 4, last call first, so that a chain of unused look-ups goes whole.
@@ -129,7 +147,7 @@ class _Work:
         for call in reversed(self.calls):
             unused = call.call.name in self.reads and not call.failed and call.at not in self.removed
             if unused and not self.provenance.used_later(call, self.removed):
-                self._remove([call.at], READ)
+                self.remove([call.at], READ)
 
     def _corrected(self, call: Call) -> bool:
         """Whether the next actions call the same tool until it succeeds."""
@@ -146,7 +164,7 @@ class _Work:
         return False
 
     def _remove_one_of(self, calls: Iterable[Call], rule: str) -> bool:
-        return any(not self._never(c) and self._remove([c.at], rule) for c in calls)
+        return any(not self._never(c) and self.remove([c.at], rule) for c in calls)
 
     def _never(self, call: Call) -> bool:
         return self._changed_state(call) or (call.failed and not self._goes_on_with(call))
@@ -163,7 +181,7 @@ class _Work:
         """A step may go when no person answered it and something follows."""
         return index + 1 < len(self.steps) and all(m.role == "tool" for m in self.steps[index].observation)
 
-    def _remove(self, ats: Sequence[At], rule: str, count: int = 1) -> bool:
+    def remove(self, ats: Sequence[At], rule: str, count: int = 1) -> bool:
         """Remove these, unless a value would lose its source or a person their question."""
         after = self.removed | set(ats)
         going = {step for step, _ in ats if gone(self.steps, (step, SAYS), after)}

@@ -1,5 +1,6 @@
 """Stage `side`: which tasks may be trained on. Decided on tasks and before any filter, so that the teacher's failures are held out too."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
@@ -46,4 +47,22 @@ def placed(trajectories: Iterable[Trajectory], ledger: LeaderLedger, again: froz
 
 def side(drafts: Sequence[Draft], wanted: Side = Side.TRAIN) -> StageResult:
     """Keep one side; the others are dropped under the name of theirs."""
-    return decide("side", drafts, lambda d: None if d.side is wanted else d.side.value)
+    tasks = Counter(place for place, _ in {(d.side, (d.tenant, d.family, d.task_key)) for d in drafts})
+    notes = {"tasks": {place.value: tasks[place] for place in Side if tasks[place]}}
+    return decide("side", drafts, lambda d: None if d.side is wanted else d.side.value, notes)
+
+
+def held_out_notes(drafts: Iterable[Draft], ledger: LeaderLedger) -> tuple[str, ...]:
+    """What is missing where no task of a family was ever placed on a held-out side: with few tasks that happens by chance."""
+    families: dict[str, set[str]] = {}
+    for draft in drafts:
+        families.setdefault(draft.family, set()).add(draft.tenant)
+    notes = []
+    for family, tenants in sorted(families.items()):
+        name = family or "(no family)"
+        sides = {found for tenant in tenants for found in ledger.sides(tenant, family)}
+        if Side.TEST not in sides:
+            notes.append(f"{name}: no task is on the test side; evaluation of this family will be pooled with others, or absent")
+        if Side.VALIDATION not in sides:
+            notes.append(f"{name}: no task is on the validation side; no loss of this family stops training early or judges the student")
+    return tuple(notes)
