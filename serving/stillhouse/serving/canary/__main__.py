@@ -1,0 +1,111 @@
+"""`python -m stillhouse.serving.canary`: the controller as a process. Prints one JSON line when it has read the log."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from stillhouse.schemas.errors import PermanentError, StillhouseError
+from stillhouse.sdk.config import Config
+from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.serving.canary.settings import ControllerSettings, terms_of
+from stillhouse.serving.canary.shell import Controller
+from stillhouse.serving.routes import RouteSettings
+
+log = structlog.get_logger()
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stillhouse.serving.canary", description="Decide which student serves.")
+    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
+    parser.add_argument("--config", type=Path, help="stillhouse.toml")
+    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
+    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
+    parser.add_argument("--metrics-host", default="127.0.0.1")
+    return parser.parse_args(argv)
+
+
+async def _serve(args: argparse.Namespace) -> None:
+    config = Config.load(args.config, state=args.state, overrides={"kafka.bootstrap_servers": args.bootstrap_servers})
+    kafka, settings = config.section("kafka", KafkaSettings), config.section("canary", ControllerSettings)
+    routes = [terms_of(name, route) for name, route in config.sections("routes", RouteSettings).items()]
+    name = f"canary/{socket.gethostname()}/{os.getpid()}"
+    controller = Controller(kafka, settings, routes, name, lambda: time.time_ns() // 1000)
+    stop, runner = asyncio.Event(), web.AppRunner(_application(controller), access_log=None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        address = await _listen(runner, args.metrics_host, args.metrics_port)
+        await controller.start()
+        await controller.look()
+        ready = {"ready": "canary", "pid": os.getpid(), "url": address, "metrics": f"{address}/metrics"}
+        print(json.dumps(ready), flush=True)
+        await controller.run(stop)
+    finally:
+        await controller.stop()
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        fix = "Take another --metrics-port, or 0 for any."
+        raise PermanentError(f"cannot listen: {error.strerror}", where=f"{host}:{port}", fix=fix) from error
+    return f"http://{host}:{runner.addresses[0][1]}"
+
+
+def _application(controller: Controller) -> web.Application:
+    async def metrics(_: web.Request) -> web.Response:
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=controller.instruments.text(), headers=headers)
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.json_response({"ok": controller.looked, "waits": controller.waits}, status=200 if controller.looked else 503)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", alive), web.get("/readyz", ready)])
+    return app
+
+
+def _log_as_json() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM; the exit code."""
+    _log_as_json()
+    try:
+        asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
+    except StillhouseError as error:
+        log.error("the controller ends", error=str(error), kind=type(error).__name__)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,144 @@
+"""Reads the topics that a canary is decided on, from their beginning: the log is the only state there is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stillhouse.schemas import codec
+from stillhouse.schemas.errors import PermanentError, UnreachableError
+from stillhouse.schemas.facts import StudentState, TrajectoryFacts, Watermark
+from stillhouse.schemas.route_state import RouteState, RouteStates
+from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args, topic_name
+
+
+class Tail:
+    """All partitions of one topic, without a group: every reader reads everything.
+
+    Args:
+        settings: the section `[kafka]`.
+        topic: its name without the prefix.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str) -> None:
+        self._settings, self._topic = settings, topic_name(settings, topic)
+        self._consumer: Any = None
+        self._places: list[Any] = []
+
+    async def start(self) -> None:
+        """Connect, at the beginning of the topic.
+
+        Raises:
+            UnreachableError: no broker answers.
+            PermanentError: there is no such topic.
+        """
+        consumer = AIOKafkaConsumer(**aiokafka_args(self._settings, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"))
+        try:
+            await consumer.start()
+            if self._topic not in await consumer.topics():
+                await consumer.stop()
+                raise PermanentError(
+                    f"no topic {self._topic}", where=self._settings.bootstrap_servers, fix="Run `stillhouse topics apply`."
+                )
+            self._places = [TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic) or ())]
+            consumer.assign(self._places)
+        except (KafkaError, OSError) as error:
+            await consumer.stop()
+            raise self._away(error) from error
+        self._consumer = consumer
+
+    async def catch_up(self, take: Callable[[Any], None]) -> None:
+        """Hand over every record up to the end of each partition as it is now.
+
+        Raises:
+            UnreachableError: no broker answers; the next call goes on where this one stopped.
+        """
+        try:
+            ends = await self._consumer.end_offsets(self._places)
+            while any([await self._consumer.position(place) < ends[place] for place in self._places]):
+                for records in (await self._consumer.getmany(timeout_ms=200)).values():
+                    for record in records:
+                        take(record)
+        except (KafkaError, OSError) as error:
+            raise self._away(error) from error
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions another topic has; 0 without such a topic."""
+        name = topic_name(self._settings, topic)
+        return len(self._consumer.partitions_for_topic(name) or ()) if name in await self._consumer.topics() else 0
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def _away(self, error: Exception) -> UnreachableError:
+        fix = "Start it, or set [kafka] bootstrap_servers."
+        return UnreachableError(f"no Kafka broker answers: {error!r}", where=self._settings.bootstrap_servers, fix=fix)
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """One record of the topic `students` as it was read, and whether it was followed."""
+
+    offset: int
+    record: StudentState
+    accepted: bool
+
+
+class Students:
+    """What the topic `students` says: the state of every route, each decision, and how each epoch of a running canary began."""
+
+    def __init__(self) -> None:
+        self.states = RouteStates()
+        self.decisions: list[Decision] = []
+        self._epochs: dict[str, dict[int, RouteState]] = {}
+        self._crowned: dict[str, int] = {}
+
+    def read(self, record: Any) -> None:
+        """Take one record of the topic.
+
+        Raises:
+            UndecodableError: it cannot be read: what a route serves must not be guessed.
+        """
+        if record.value:
+            self.take(record.offset, codec.decode(record.value, StudentState))
+
+    def take(self, offset: int, record: StudentState) -> None:
+        """Take one decision."""
+        after = self.states.apply(offset, record)
+        self.decisions.append(Decision(offset, record, after is not self.states))
+        if after.of(record.route).champion != self.states.of(record.route).champion:
+            self._crowned[record.route] = record.decided_at
+        self.states = after
+        state = after.of(record.route)
+        if state.canary is None:
+            self._epochs.pop(record.route, None)
+        else:
+            if state.first == offset:
+                self._epochs[record.route] = {}
+            self._epochs[record.route].setdefault(state.epoch, state)
+
+    def epochs(self, route: str) -> dict[int, RouteState]:
+        """The state that each epoch of the running canary began with, by number."""
+        return self._epochs.get(route, {})
+
+    def served_since(self, route: str) -> int:
+        """When the present champion began to serve, microseconds since the epoch; 0 without one."""
+        return self._crowned.get(route, 0)
+
+    def history(self, route: str) -> Sequence[Decision]:
+        """Every record about a route, oldest first."""
+        return [decision for decision in self.decisions if decision.record.route == route]
+
+
+def read_fact(value: bytes | None) -> TrajectoryFacts | Watermark | None:
+    """What a record of the topic `trajectories` says; None for one without a value.
+
+    Raises:
+        UndecodableError: it is neither.
+        SchemaPendingError: the registry is away.
+    """
+    found: TrajectoryFacts | Watermark | None = codec.decode_any(value, (TrajectoryFacts, Watermark)) if value else None
+    return found
