@@ -1,6 +1,7 @@
 """Whether the comparison can be believed: the sample ratio, and outcomes missing in one arm more than in the other."""
 
 from collections.abc import Callable, Iterable
+from math import fsum
 
 import msgspec
 
@@ -34,8 +35,8 @@ def sample_ratio(epochs: Iterable[tuple[int, int, float]], rho: float, alpha: fl
     counts = list(epochs)
     return SampleRatio(
         units=sum(units for _, units, _ in counts),
-        excess=sum(canary - share * units for canary, units, share in counts),
-        limit=boundary(sum(share * (1 - share) * units for _, units, share in counts), rho, alpha),
+        excess=fsum(canary - share * units for canary, units, share in counts),
+        limit=boundary(fsum(share * (1 - share) * units for _, units, share in counts), rho, alpha),
     )
 
 

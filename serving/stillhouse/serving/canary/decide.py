@@ -106,7 +106,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def numbers(self) -> dict[str, Any]:
         """The evidence as plain values, for JSON."""
-        return dict(msgspec.to_builtins(self.evidence))
+        return dict(msgspec.json.decode(msgspec.json.encode(self.evidence)))
 
 
 def compare(experiment: Experiment, test: Test, epochs: Sequence[EpochTally]) -> Result:

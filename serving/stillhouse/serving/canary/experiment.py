@@ -1,7 +1,7 @@
 """What one canary has settled before its first unit: stages, margins, tests, and every number that tunes them."""
 
 from collections.abc import Mapping
-from math import pi
+from math import fsum, pi
 
 import msgspec
 
@@ -156,7 +156,7 @@ def lifetime_alpha(alpha: float, version: int) -> float:
 
 def spent_alpha(alpha: float, version: int) -> float:
     """What the versions before this one have spent."""
-    return sum(lifetime_alpha(alpha, earlier) for earlier in range(1, version))
+    return fsum(lifetime_alpha(alpha, earlier) for earlier in range(1, version))
 
 
 def planned_stages(settings: CanarySettings, units_per_day: float) -> tuple[float, ...]:
