@@ -1,11 +1,16 @@
 """`stillhouse demo --fast`: the demo's own code on a tiny model."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.cli import stillhouse
+from tests.support.waiting import until
 
 
 @pytest.mark.model
@@ -33,3 +38,20 @@ def test_the_fast_demo_leaves_a_whole_report(tmp_path: Path) -> None:
     assert "stand-in teacher (scripted), priced as gpt-4o by genai-prices" in html
     again = stillhouse("demo", "--fast", state=tmp_path)
     assert again.code == 2 and "was run here before" in again.err
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+def test_a_demo_that_is_told_to_end_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stillhouse.console", "demo", "--fast", "--state", str(tmp_path)]
+    demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until((tmp_path / "demo-fast-1" / "run" / "stack.json").exists, "the stack runs", 300)
+        started = psutil.Process(demo.pid).children(recursive=True)
+        assert started
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(60) == 128 + signal.SIGTERM
+        assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        demo.terminate()
+        demo.wait(120)

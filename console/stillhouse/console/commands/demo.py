@@ -1,6 +1,8 @@
 """`stillhouse demo`: the whole loop on the order desk."""
 
 import asyncio
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ from stillhouse.console import context, output
 from stillhouse.console.demo import teacher as teachers
 from stillhouse.console.demo.phases import Phases
 from stillhouse.console.demo.report import write_report
-from stillhouse.console.demo.run import Demo
+from stillhouse.console.demo.run import Demo, Story
 from stillhouse.console.demo.settings import FAST, FULL
 from stillhouse.schemas.errors import UsageError
 
@@ -37,12 +39,26 @@ def command(
     teacher = teachers.real(teacher_url, teacher_model) if teacher_url and teacher_model else None
     phases = Phases(output.err)
     with phases.shown():
-        story = asyncio.run(Demo(settings, seed, folder, teacher).run(phases))
+        story = _run(Demo(settings, seed, folder, teacher).run(phases))
     report = write_report(folder / "report", settings, seed, story, phases.seconds)
     if json:
         output.print_json(report.summary)
     else:
         output.out.print(report.text, markup=False, soft_wrap=True)
+
+
+def _run(work: Coroutine[None, None, Story]) -> Story:
+    """SIGTERM ends the demo as Ctrl-C does: the processes that it started are stopped, and none is left behind."""
+
+    async def stoppable() -> Story:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(stoppable())
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signal.SIGTERM) from None
 
 
 def _refuse_old(folder: Path) -> None:
