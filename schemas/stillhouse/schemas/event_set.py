@@ -6,6 +6,7 @@ event_id are two members, of which `fold` lets the same one win in any order. Ch
 
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -37,6 +38,9 @@ def member(event: AgentEvent) -> Member:
     return Member(sha256(data).digest()[:DIGEST_BYTES], data, event)
 
 
+_digest = itemgetter(0)
+
+
 def event_set(events: Iterable[AgentEvent]) -> dict[bytes, Member]:
     """The set of events that can be part of a row: client reports are of a client, not of a trajectory."""
     members = (member(event) for event in events if type(event.body) is not ClientReport)
@@ -58,11 +62,17 @@ def pack(key: str, members: Collection[Member]) -> tuple[str, bytes]:
     Returns:
         The chunk's own key (a hash of the trajectory's key and the events, so that a retry makes the same chunk) and its bytes.
     """
-    ordered = sorted(members)
-    identity = sha256(key.encode())
-    for one in ordered:
-        identity.update(one.digest)
-    return identity.hexdigest()[: 2 * DIGEST_BYTES], _encode([msgspec.Raw(one.data) for one in ordered])
+    ordered = sorted(members, key=_digest)
+    identity = sha256(key.encode() + b"".join([one.digest for one in ordered]))
+    # The canonical bytes are msgpack already: only the head of the list that they are items of is to be written.
+    return identity.hexdigest()[: 2 * DIGEST_BYTES], b"".join([_list_head(len(ordered)), *[one.data for one in ordered]])
+
+
+def _list_head(count: int) -> bytes:
+    """How a msgpack list of so many items begins."""
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
 
 
 def unpack(data: bytes) -> dict[bytes, Member]:

@@ -1,7 +1,8 @@
 """The event that agents publish: one envelope, five bodies. The Avro schemas in `avro/` are the wire form of these classes.
 
 Every class here leaves out its defaults when it is encoded, so that a field added later (with a default) changes neither
-the stored bytes nor the hash of an event that was written before it (`event_set`).
+the stored bytes nor the hash of an event that was written before it (`event_set`). They hold no cycles, so the garbage collector
+need not look at them (`gc=False`): ingest keeps many.
 """
 
 from enum import StrEnum
@@ -42,7 +43,7 @@ class FeedbackSource(StrEnum):
     JUDGE = "judge"
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The model (or person, or script) behind an event."""
 
     role: PolicyRole = PolicyRole.UNKNOWN
@@ -50,7 +51,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str = ""
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The arm a unit was assigned to at the gateway, whoever answered it."""
 
     route: str
@@ -60,7 +61,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     epoch: int
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the agent was asked to do. `id` and `family` are null when the source has none."""
 
     id: str | None = None
@@ -68,7 +69,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instruction: str | None = None
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Tokens of one step; null where the source did not say."""
 
     input_tokens: int | None = None
@@ -77,7 +78,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning_tokens: int | None = None
 
 
-class TrajectoryStarted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="TrajectoryStarted"):
+class TrajectoryStarted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="TrajectoryStarted"):
     """A run begins. `tools` are OpenAI tool definitions; `environment` names the simulator and its version, when there is one."""
 
     task: Task = Task()
@@ -90,7 +91,7 @@ class TrajectoryStarted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     subject: str | None = None
 
 
-class StepTaken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="StepTaken"):
+class StepTaken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="StepTaken"):
     """One step. `state` are only the *new* messages since the last step; `observation` the tool and user messages that answered."""
 
     action: Message
@@ -104,7 +105,7 @@ class StepTaken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     logprobs: str | None = None  # JSON, top-k as the upstream returned it
 
 
-class TrajectoryEnded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="TrajectoryEnded"):
+class TrajectoryEnded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="TrajectoryEnded"):
     """A run is over. `steps` is the number of steps it took, so that a missing one is seen."""
 
     steps: int | None = None
@@ -113,7 +114,7 @@ class TrajectoryEnded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     verifier: str | None = None
 
 
-class FeedbackGiven(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="FeedbackGiven"):
+class FeedbackGiven(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="FeedbackGiven"):
     """A judgement of a trajectory (or of one step), before, during or long after it.
 
     `revises` names the event_id of an earlier feedback; with `retracted` that one is taken back and nothing put in its place.
@@ -129,7 +130,7 @@ class FeedbackGiven(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     retracted: bool = False
 
 
-class ClientReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="ClientReport"):
+class ClientReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="ClientReport"):
     """What a client could not send, counted by reason. Never part of a row."""
 
     dropped: dict[str, int] = {}
@@ -138,7 +139,7 @@ class ClientReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 Body = TrajectoryStarted | StepTaken | TrajectoryEnded | FeedbackGiven | ClientReport
 
 
-class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The envelope. `event_id` is the dedupe key; `occurred_at` is data (microseconds since the epoch), never the record's timestamp.
 
     `traceparent` is W3C Trace Context's header value.

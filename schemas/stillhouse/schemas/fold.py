@@ -4,7 +4,7 @@ Order is (index, occurred_at, event_id). Of two events for one place the later c
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any
 
 from stillhouse.schemas.errors import PermanentError, UsageError
 from stillhouse.schemas.event_set import EventSet, content_hash, event_set
@@ -17,7 +17,6 @@ ERASED = "erased"
 """The `status_reason` of what is left of a trajectory whose subject asked to be forgotten."""
 
 Placed = tuple[int, AgentEvent, StepTaken]
-T = TypeVar("T")
 
 
 def fold(events: Iterable[AgentEvent], *, erased: Callable[[str], bool] | None = None) -> Trajectory:
@@ -47,15 +46,14 @@ def fold_set(members: EventSet, *, erased: Callable[[str], bool] | None = None) 
     first = events[0]
     if any(one.trajectory_id != first.trajectory_id or one.tenant != first.tenant for one in events):
         raise PermanentError("events of several trajectories cannot be folded into one", where=first.key)
-    steps = _of(events, StepTaken)
-    starts, ends = _of(events, TrajectoryStarted), _of(events, TrajectoryEnded)
+    steps, starts, ends, feedback = _by_kind(events)
     start = starts[-1][1] if starts else None
     if start is not None and start.subject is not None and erased is not None and erased(start.subject):
         return tombstone(first.key, first.tenant, first.trajectory_id, start.subject)
     end = ends[-1][1] if ends else None
     placed, indexed = _place(steps)
     status, reason = _status(placed, end, indexed)
-    words = judgements(_of(events, FeedbackGiven))
+    words = judgements(feedback)
     outcome, source, reward = decide(words, end)
     begun = start or TrajectoryStarted()
     return Trajectory(
@@ -112,8 +110,21 @@ def _winners(members: EventSet) -> list[AgentEvent]:
     return sorted(events.values(), key=lambda event: (event.occurred_at, event.event_id))
 
 
-def _of(events: Sequence[AgentEvent], body: type[T]) -> list[tuple[AgentEvent, T]]:
-    return [(event, event.body) for event in events if type(event.body) is body]
+def _by_kind(
+    events: Sequence[AgentEvent],
+) -> tuple[
+    list[tuple[AgentEvent, StepTaken]],
+    list[tuple[AgentEvent, TrajectoryStarted]],
+    list[tuple[AgentEvent, TrajectoryEnded]],
+    list[tuple[AgentEvent, FeedbackGiven]],
+]:
+    """The events of each kind, in their order: one pass, since every event of every fold goes through here."""
+    found: dict[type, list[tuple[AgentEvent, Any]]] = {StepTaken: [], TrajectoryStarted: [], TrajectoryEnded: [], FeedbackGiven: []}
+    for event in events:
+        of_kind = found.get(type(event.body))
+        if of_kind is not None:
+            of_kind.append((event, event.body))
+    return found[StepTaken], found[TrajectoryStarted], found[TrajectoryEnded], found[FeedbackGiven]
 
 
 def _place(steps: list[tuple[AgentEvent, StepTaken]]) -> tuple[list[Placed], bool]:
@@ -206,7 +217,11 @@ def _agent(events: Sequence[AgentEvent], starts: list[tuple[AgentEvent, Trajecto
 
 def _policies(events: Sequence[AgentEvent]) -> tuple[Policy, ...]:
     """Each policy once, in the order of first appearance."""
-    return tuple({(event.policy.role, event.policy.model, event.policy.version): event.policy for event in events}.values())
+    found: list[Policy] = []
+    for event in events:
+        if (not found or event.policy is not found[-1]) and event.policy not in found:
+            found.append(event.policy)
+    return tuple(found)
 
 
 def _assignment(events: Sequence[AgentEvent]) -> Assignment | None:

@@ -10,7 +10,7 @@ import msgspec
 Role = Literal["system", "user", "assistant", "tool"]
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One call of a tool. `arguments` is an object; `raw_arguments` keeps what a model wrote when that was no JSON object.
 
     `extra` carries unknown wire fields.
@@ -23,7 +23,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: dict[str, Any] = {}
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One chat message. `reasoning` is what the model thought and did not send as content; `extra` carries unknown wire fields."""
 
     role: Role

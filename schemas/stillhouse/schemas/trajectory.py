@@ -17,7 +17,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One folded step: what was new, what the policy did, what answered. `index` is the source's or the place by time."""
 
     index: int
@@ -33,7 +33,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One source's own latest, unretracted word."""
 
     source: str
@@ -44,7 +44,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
 
 
-class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
+class Trajectory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The whole of one run. A pure function of the set of its events.
 
     `revision` is the number of distinct events folded, `content` their hash (hex). `status_reason` names the gap or the failure.

@@ -2,22 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 
 from stillhouse.schemas import codec
 from stillhouse.schemas.event_set import member
 from stillhouse.schemas.events import AgentEvent, ClientReport
-from stillhouse.schemas.keys import trajectory_key
 from stillhouse.streams.ingest.limits import RatioLimit
-from stillhouse.streams.ingest.quick import step_event
+from stillhouse.streams.ingest.quick import QuickReader
 from stillhouse.streams.ingest.records import UNATTRIBUTED, Arrived, Record, Rejected, source_of
 
 UNKNOWN_SCHEMA = ("unknown_fingerprint", "unknown_schema_id")
 """Reasons that may pass by themselves: outside the ratio limit, retried when the schema becomes known."""
 
 RATIO, FLOOD = "ratio_limit", "flood"
-
-_key = lru_cache(maxsize=65_536)(trajectory_key)
 
 
 class Decoded:
@@ -42,6 +38,7 @@ class Decoder:
 
     def __init__(self, resolver: codec.SchemaResolver | None, limit: RatioLimit, clock: Callable[[], float]) -> None:
         self._resolver, self._limit, self._clock = resolver, limit, clock
+        self._quick = QuickReader().read
 
     def batch(self, records: Iterable[Record]) -> Decoded:
         """Decode records of one partition, in order.
@@ -72,18 +69,19 @@ class Decoder:
         return found
 
     def _one(self, record: Record, source: str, found: Decoded) -> Rejected | None:
-        value = record.value
-        try:
-            event = step_event(value or b"") or codec.decode(value or b"", AgentEvent, self._resolver)
-        except codec.UndecodableError as error:
-            return Rejected(record, source, "decode", error.reason, error.what)
-        body = event.body
-        if type(body) is ClientReport:
-            found.dropped.update(body.dropped)
-            return None
-        if not (event.event_id and event.tenant and event.trajectory_id):
-            return Rejected(record, source, "decode", "invalid", "event_id, tenant and trajectory_id must not be empty")
-        key = _key(event.tenant, event.trajectory_id)
-        size = len(value) if value else 0
-        found.events.append(Arrived(key, member(event), record.partition, record.offset, size, source, record.timestamp * 1000))
+        value = record.value or b""
+        quick = self._quick(value, record.key)
+        if quick is not None:
+            key, event = quick
+        else:
+            try:
+                event = codec.decode(value, AgentEvent, self._resolver)
+            except codec.UndecodableError as error:
+                return Rejected(record, source, "decode", error.reason, error.what)
+            if type(event.body) is ClientReport:
+                found.dropped.update(event.body.dropped)
+                return None
+            key = event.key
+        arrived = Arrived(key, member(event), record.partition, record.offset, len(value), source, record.timestamp * 1000)
+        found.events.append(arrived)
         return None

@@ -63,8 +63,7 @@ def units_of(entries: Iterable[Entry]) -> list[Unit]:
     units: dict[str, Unit] = {}
     for entry in entries:
         members = {arrived.member.digest: arrived.member for arrived in entry.events}
-        offsets = [arrived.offset for arrived in entry.events]
-        read = Read(entry.partition, min(offsets), max(offsets), max(arrived.appended_at for arrived in entry.events))
+        read = Read(entry.partition, entry.first_offset, entry.events[-1].offset, max([arrived.appended_at for arrived in entry.events]))
         known = units.get(entry.key)
         if known is None:
             units[entry.key] = Unit(entry.key, members, read)
