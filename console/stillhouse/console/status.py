@@ -10,6 +10,7 @@ from typing import Any
 from stillhouse.console.context import Context
 from stillhouse.console.stack import record as records
 from stillhouse.trainer.settings import WindowSettings
+from stillhouse.trainer.students import list_students
 
 Fields = dict[str, Any]
 SECONDS = 2.0
@@ -29,7 +30,7 @@ def gather(context: Context) -> Fields:
         "ingest": _ingest(record.metrics if record and alive else {}),
         "trajectories": _rows(rows),
         "windows": dict(Counter(str(w["state"]) for w in windows)),
-        "students": [str(s["key"]) for s in store.rows("students", columns=["key", "created_at"], order="created_at")],
+        "students": [student.name for student in list_students(context.state / "students")],
     }
     return {**result, "waits": _why(result, context.config.section("window", WindowSettings), alive)}
 

@@ -1,4 +1,4 @@
-"""The report's charts as PNG files. Colours are readable without telling red from green."""
+"""The report's charts as PNG files. Colours (Okabe and Ito's) are told apart without telling red from green."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +10,19 @@ matplotlib.use("Agg")  # no screen where a demo or CI runs
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-COLOURS = {"seen": "#0072b2", "unseen": "#e69f00", "rephrased": "#999999"}
-SIZE, DPI = (7.2, 3.8), 120
+from stillhouse.console.demo.figures import short
+
+COLOURS = {"seen": "#0072b2", "unseen": "#e69f00", "rephrased": "#8c8c8c"}
+LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
+WIDTH, HEIGHT, DPI = 6.4, 3.7, 160
+SMOOTH = 8  # steps; batches are small, and single ones say little
 
 Policy = Mapping[str, Any]
 
 
 def success(path: Path, policies: Sequence[Policy], note: str) -> None:
     """Success by policy and part, with 95 % Wilson intervals."""
-    figure, axes = plt.subplots(figsize=SIZE, dpi=DPI)
+    figure, axes = _begin(HEIGHT)
     parts = [part for part in COLOURS if any(part in p["success"] for p in policies)]
     width = 0.8 / max(1, len(parts))
     for place, part in enumerate(parts):
@@ -27,44 +31,61 @@ def success(path: Path, policies: Sequence[Policy], note: str) -> None:
         rates = [100 * cell["k"] / cell["n"] if cell["n"] else 0.0 for _, cell in shown]
         low = [rate - 100 * cell["interval"][0] for rate, (_, cell) in zip(rates, shown, strict=True)]
         high = [100 * cell["interval"][1] - rate for rate, (_, cell) in zip(rates, shown, strict=True)]
-        axes.bar(xs, rates, width * 0.92, color=COLOURS[part], label=part, yerr=[low, high], error_kw={"lw": 1, "capsize": 2})
-    axes.set_xticks(range(len(policies)), [str(p["name"]).rsplit("-", 1)[0] if p.get("window") else str(p["name"]) for p in policies])
-    axes.set_ylim(0, 105)
-    axes.set_ylabel("tasks solved, %")
-    axes.legend(frameon=False, ncols=3, loc="upper left")
-    _finish(figure, axes, path, "Success on held-out tasks (95 % Wilson intervals)", note)
+        error = {"lw": 1, "capsize": 2, "ecolor": "#333333"}
+        axes.bar(xs, rates, width * 0.92, color=COLOURS[part], label=part, yerr=[low, high], error_kw=error)
+    axes.set_xticks(range(len(policies)), [short(p) for p in policies])
+    axes.set_ylim(0, 103)
+    axes.set_ylabel("held-out tasks solved, %")
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=1, fontsize=9)
+    _finish(figure, axes, path, "Success, with 95 % Wilson intervals", note, pad=24)
 
 
 def losses(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], note: str) -> None:
-    """Training loss of each student over the supervised tokens of its own window."""
-    figure, axes = plt.subplots(figsize=SIZE, dpi=DPI)
-    for name, points in curves.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], label=name, lw=1.2)
-    axes.set_yscale("log")
+    """Training loss of each student over the supervised tokens of its own window: each step, and a running mean."""
+    figure, axes = _begin(HEIGHT)
+    for place, (name, points) in enumerate(curves.items()):
+        steps, values = [x for x, _ in points], [y for _, y in points]
+        colour = LINES[place % len(LINES)]
+        axes.plot(steps, values, color=colour, lw=0.7, alpha=0.35)
+        axes.plot(steps, running_mean(values), color=colour, lw=2, label=name)
+    if any(curves.values()):
+        axes.set_yscale("log")
+        axes.legend(frameon=False, fontsize=9)
+    else:
+        axes.text(0.5, 0.5, "no training step was reported", ha="center", transform=axes.transAxes, color="#666666")
     axes.set_xlabel("optimizer step of the window")
-    axes.set_ylabel("loss, nat a token")
-    if curves:
-        axes.legend(frameon=False)
-    _finish(figure, axes, path, "Training loss by window", note)
+    axes.set_ylabel("loss, nats per supervised token")
+    _finish(figure, axes, path, f"Training loss (thin: each step; thick: mean of {SMOOTH})", note)
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Each value's mean with the `SMOOTH - 1` before it."""
+    windows = [values[max(0, end - SMOOTH) : end] for end in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in windows]
 
 
 def waterfall(path: Path, name: str, stages: Sequence[Mapping[str, Any]], note: str) -> None:
-    """What each stage of curation kept of what it got."""
-    figure, axes = plt.subplots(figsize=SIZE, dpi=DPI)
+    """What each stage of curation kept of what it got, from top to bottom."""
+    figure, axes = _begin(1.3 + 0.3 * len(stages))
     names = [str(s["name"]) for s in stages]
-    axes.bar(names, [s["in"] for s in stages], color="#dddddd", label="in")
-    bars = axes.bar(names, [s["kept"] for s in stages], color="#0072b2", label="kept")
-    axes.bar_label(bars, fontsize=8)
-    axes.tick_params(axis="x", rotation=30)
-    axes.set_ylabel("trajectories")
-    axes.legend(frameon=False)
+    axes.barh(names, [s["in"] for s in stages], color="#d5d9dd", label="dropped")
+    bars = axes.barh(names, [s["kept"] for s in stages], color="#0072b2", label="kept")
+    axes.bar_label(bars, label_type="center", fontsize=9, color="white", fontweight="bold")
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("trajectories")
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, handlelength=1, fontsize=9)
     _finish(figure, axes, path, f"Curation of {name}", note)
 
 
-def _finish(figure: Any, axes: Axes, path: Path, title: str, note: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left")
+def _begin(height: float) -> tuple[Any, Axes]:
+    return plt.subplots(figsize=(WIDTH, height), dpi=DPI)
+
+
+def _finish(figure: Any, axes: Axes, path: Path, title: str, note: str, pad: float = 8) -> None:
+    axes.set_title(title, fontsize=11, loc="left", pad=pad)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.99, 0.01, note, ha="right", va="bottom", fontsize=6, color="#777777")
+    figure.text(0.99, 0.01, note, ha="right", va="bottom", fontsize=7, color="#666666")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(path)
     plt.close(figure)

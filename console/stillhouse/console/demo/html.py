@@ -6,6 +6,9 @@ from typing import Any
 
 from jinja2 import Environment
 
+from stillhouse.console.demo import figures
+from stillhouse.console.demo.text import INDENT
+from stillhouse.console.page.view import STYLE
 from stillhouse.trainer.evaluation.pareto import Pareto
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -15,20 +18,8 @@ def render(found: Mapping[str, Any], ratios: Mapping[str, float | None], frontie
     """The page for a summary."""
     policies = [found["teacher"], found["base"], *found["students"]]
     families = sorted({family for p in policies for family in p["families"]})
-    page = Environment(autoescape=True).from_string(TEMPLATE.read_text())
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     return page.render(
         s=found, ratios=ratios, frontier=frontier, failure=failure, policies=policies, families=families,
-        number=_number, share=_share, total=_total,
+        style=STYLE, indent=INDENT, f=figures,
     )  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _total(parts: Mapping[str, Mapping[str, int]]) -> str:
-    return f"{sum(c['k'] for c in parts.values())}/{sum(c['n'] for c in parts.values())}" if parts else "-"

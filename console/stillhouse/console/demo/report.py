@@ -57,11 +57,11 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
     charts.losses(folder / "losses.png", _curves(found, story), note)
     for number, student in enumerate(found["students"], 1):
         charts.waterfall(folder / f"waterfall-{number}.png", f"window {number}", found["waterfalls"][student["name"]]["stages"], note)
-    plot(frontier, folder / "pareto.png", title=f"Cost and quality ({note})")
+    plot(frontier, folder / "pareto.png", note=note)
     failure = one_failure(read_journal(folder / JOURNAL), found["students"][-1]["name"], seed)
     lines = episode_lines(failure) if failure else ["The last student failed no task."]
     text = as_text(found, ratio_of_costs(found), lines, folder)
-    (folder / "report.html").write_text(render(found, ratio_of_costs(found), frontier, lines))
+    (folder / "report.html").write_text(render(found, ratio_of_costs(found), frontier, lines), encoding="utf-8")
     (folder / "summary.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
     return Report(found, text)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from stillhouse.console import context
 from stillhouse.console.output import print_error
-from stillhouse.console.page.view import render
+from stillhouse.console.page.view import POLICY, render
 from stillhouse.console.status import gather
 from stillhouse.schemas.errors import PermanentError, StillhouseError
 
@@ -30,7 +30,11 @@ def application(loaded: context.Context) -> web.Application:
     """The page, the same as JSON, and a health check."""
 
     async def page(request: web.Request) -> web.Response:
-        return web.Response(text=render(await asyncio.to_thread(gather, loaded)), content_type="text/html")
+        try:
+            text = render(await asyncio.to_thread(gather, loaded))
+        except StillhouseError as error:
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from error
+        return web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     async def status(request: web.Request) -> web.Response:
         return web.json_response(await asyncio.to_thread(gather, loaded))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -9,6 +10,8 @@ from stillhouse.schemas.errors import MissingExtraError, UsageError
 from stillhouse.trainer.evaluation.report import Measured, PolicyReport
 
 FLOOR = 0.95
+OPERATING, EFFICIENT, DOMINATED = "#d55e00", "#0072b2", "#8c8c8c"
+LABEL_PERCENT = 6.5  # a label's height, on the axis of success
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +69,7 @@ def table(found: Pareto) -> str:
     return head + "".join(rows) + f"\nOperating point: **{found.operating}**: {found.why}\n"
 
 
-def plot(found: Pareto, path: Path, *, title: str = "Cost and quality") -> None:
+def plot(found: Pareto, path: Path, *, title: str = "Cost and quality", note: str = "") -> None:
     """Draw the points as a PNG: loaded cost (logarithmic) across, success with its interval up.
 
     Raises:
@@ -75,23 +78,43 @@ def plot(found: Pareto, path: Path, *, title: str = "Cost and quality") -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
     except ImportError as error:
         raise MissingExtraError("the Pareto plot", "trainer") from error
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    shown = [(p, p.loaded_usd) for p in found.points if p.loaded_usd]
-    for p, usd in shown:
-        colour = "tab:red" if p.name == found.operating else "tab:blue" if p.efficient else "tab:gray"
-        axes.errorbar([usd], [p.success], yerr=[[p.success - p.low], [p.high - p.success]], fmt="o", color=colour, capsize=3)
-        axes.annotate(p.name, (usd, p.success), xytext=(6, 6), textcoords="offset points")
-    axes.plot([usd for p, usd in shown if p.efficient], [p.success for p, _ in shown if p.efficient], "--", color="tab:blue", linewidth=1)
+    # Beside its colour each kind has a shape: nobody has to tell them apart by hue.
+    shown = [(p, 1000 * p.loaded_usd, 100 * p.success) for p in found.points if p.loaded_usd]
+    for p, usd, percent in shown:
+        kind = (OPERATING, "D") if p.name == found.operating else (EFFICIENT, "o") if p.efficient else (DOMINATED, "s")
+        axes.errorbar([usd], [percent], yerr=[[percent - 100 * p.low], [100 * p.high - percent]], fmt=kind[1], color=kind[0], capsize=3)
+    frontier = [(usd, percent) for p, usd, percent in shown if p.efficient]
+    axes.plot([usd for usd, _ in frontier], [percent for _, percent in frontier], "--", color=EFFICIENT, linewidth=1, zorder=0)
     if shown:
         axes.set_xscale("log")
-    missing = [p.name for p in found.points if not p.loaded_usd]
-    axes.set(xlabel="US dollars per successful task, loaded", ylabel="success", ylim=(-0.03, 1.05), title=title)
-    figure.supxlabel(f"operating point: {found.operating}" + (f"; no success: {', '.join(missing)}" if missing else ""), fontsize=8)
-    figure.savefig(path, dpi=120)
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda usd, _: f"${usd:g}"))
+        _label(axes, shown)
+    axes.set(xlabel="US dollars for 1,000 successes, loaded (log scale)", ylabel="tasks solved, %", ylim=(-3, 105))
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    missing = ", ".join(p.name for p in found.points if not p.loaded_usd)
+    legend = "diamond: operating point; dashed: frontier" + (f"; no success: {missing}" if missing else "")
+    figure.supxlabel("\n".join(filter(None, (legend, note))), fontsize=7, color="#666666", x=0.99, ha="right")
+    figure.savefig(path, dpi=160)
+
+
+def _label(axes: Any, shown: Sequence[tuple[Point, float, float]]) -> None:
+    """Each point's name towards the middle; names that would lie on one another are moved apart."""
+    costs = [usd for _, usd, _ in shown]
+    middle = (min(costs) * max(costs)) ** 0.5
+    for left in (True, False):
+        lowest = float("-inf")
+        for p, usd, percent in sorted((s for s in shown if (s[1] <= middle) == left), key=lambda s: s[2]):
+            height = lowest = max(percent, lowest + LABEL_PERCENT)
+            place = {"xytext": (10 if left else -10, 0), "textcoords": "offset points", "ha": "left" if left else "right", "va": "center"}
+            axes.annotate(p.name, (usd, height), fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8}, **place)
 
 
 def _point(policy: PolicyReport, part: str | None) -> Point:
