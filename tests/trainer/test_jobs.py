@@ -13,6 +13,7 @@ from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.schemas.events import Outcome
 from stillhouse.schemas.render import RenderSpec, coverage_hash
 from stillhouse.trainer import windows
+from stillhouse.trainer.decisions import Erasures
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.jobs import Job, JobResult, plan_report
 from stillhouse.trainer.students import list_students, verify
@@ -81,6 +82,22 @@ def test_a_row_erased_while_it_was_trained_on_rejects(desk: Desk) -> None:
 
     result = run(desk, desk.job(train=train))
     assert result.state is State.REJECTED and "erased row" in result.reason
+
+
+def test_a_subject_that_asks_to_be_forgotten_during_training_rejects(desk: Desk) -> None:
+    put(desk.store, [trajectory(i, subject=f"s{i}") for i in range(12)], 100)
+    asked = Erasures(offset=7, subjects=frozenset(("shop", f"s{i}") for i in range(12)))
+    answers = iter([Erasures(offset=3), asked])
+    result = run(desk, desk.job(erasures=lambda: next(answers)))
+    assert result.state is State.REJECTED and "erased row" in result.reason
+
+
+def test_the_manifest_names_the_erasure_that_the_rows_were_last_checked_against(desk: Desk) -> None:
+    offsets = iter([3, 5])
+    result = run(desk, desk.job(erasures=lambda: Erasures(offset=next(offsets), subjects=frozenset({("shop", "nobody")}))))
+    assert verify(desk.state / "students" / result.student).erasure_offset == 5
+    put(desk.store, [trajectory(20)], 400)
+    assert verify(desk.state / "students" / run(desk).student).erasure_offset == -1  # nobody was asked
 
 
 def test_a_pickle_among_the_candidates_files_rejects(desk: Desk) -> None:

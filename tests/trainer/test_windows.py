@@ -9,6 +9,7 @@ from stillhouse.schemas.errors import PermanentError, RetryableError, UsageError
 from stillhouse.schemas.events import Outcome
 from stillhouse.trainer import windows
 from stillhouse.trainer.curate.draw import Quota
+from stillhouse.trainer.decisions import Erasures
 from stillhouse.trainer.settings import CurationSettings
 from stillhouse.trainer.windows_pool import PoolRow, due, family_weights, pool_of
 from stillhouse.trainer.windows_types import State, WindowRow
@@ -145,6 +146,20 @@ def test_an_erased_or_revised_row_starts_fresh_without_it(desk: Desk, how: str) 
     assert (gone in keys(planned.rows)) is (how == "revised")
     with pytest.raises(UsageError, match="no student to continue"):
         windows.plan(desk.store, CONTINUES, mode="continue")
+
+
+def test_a_subject_to_be_forgotten_counts_as_erased_before_ingest_is_there(desk: Desk) -> None:
+    put(desk.store, [trajectory(i, subject=f"s{i}") for i in range(20)])
+    first = desk.job(CONTINUES).run(windows.plan(desk.store, CONTINUES))
+    facts = windows.show(desk.store, first.window).curated
+    assert facts is not None
+    gone = min(facts.trained)
+    asked = Erasures(offset=4, subjects=frozenset({("shop", f"s{int(gone[-3:])}"), ("other", "s1"), ("other", "s2")}))
+    put(desk.store, [trajectory(30)], 400)
+    assert windows.plan(desk.store, CONTINUES).mode == "continue"
+    planned = windows.plan(desk.store, CONTINUES, erasures=asked)
+    assert planned.mode == "fresh" and "erased or revised" in planned.why and planned.parent is None
+    assert gone not in keys((*planned.rows, *planned.again))
 
 
 def test_failure_rates_of_the_parent_steer_the_next_window(desk: Desk) -> None:

@@ -70,6 +70,7 @@ def erase(store: Store, key: str) -> None:
 def _row(one: Trajectory, content: str, chunk: str, revision: int, offset: int) -> dict[str, Any]:
     return {
         "key": one.key, "tenant": one.tenant, "trajectory_id": one.trajectory_id, "family": one.task.family, "task_id": one.task.id,
+        "subject": one.subject,
         "policies": [{"role": p.role.value} for p in one.policies], "outcome": one.outcome.value, "status": "ended",
         "steps": len(one.steps), "output_tokens": 20, "content": content, "chunks": [chunk], "revision": revision,
         "partition": len(one.key) % 2, "first_offset": offset, "last_offset": offset + revision - 1,

@@ -8,6 +8,7 @@ from stillhouse.schemas.messages import Message, ToolCall
 from stillhouse.trainer.curate.compress import compress, shorten
 from stillhouse.trainer.curate.draft import Draft
 from stillhouse.trainer.curate.fit import fit
+from stillhouse.trainer.curate.prune import prune_draft, without_recovery
 from stillhouse.trainer.settings import CurationSettings
 from tests.trainer.curation_factory import STUDENT, WordCounter, call, drafted, reply, run
 
@@ -72,6 +73,44 @@ def test_what_is_too_long_becomes_steps_with_as_much_context_as_fits() -> None:
     assert all(e.mask[-1] and not any(e.mask[:-1]) for e in examples)
     assert [m.role for m in examples[-1].bare] == ["system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
     assert got.result.notes == {"whole": 0, "recoveries_dropped": 0, "cut": 1, "steps": 5, "steps_too_long": 0, "examples": 5}
+
+
+def with_retries(count: int, words: int = 10) -> Draft:
+    bad = [call("cancel", "Error: " + "w " * words, id=f"x{i}") for i in range(count)]
+    made = prune_draft(
+        drafted(run(*bad, call("cancel", {"ok": True}, id="41"), reply("Done."), ask="Cancel order 41")), CurationSettings(recovery_share=1)
+    )
+    assert made.recoveries == count
+    return made.draft
+
+
+def test_recoveries_go_before_a_run_is_cut() -> None:
+    with_one = 26  # words of the run with one of its two retries
+    counter = WordCounter(limit=with_one + 5)
+    got = fit([with_retries(2)], S, counter)
+    ((example,),) = got.examples.values()
+    assert example.step is None and got.result.notes["recoveries_dropped"] == 1 == got.result.notes["whole"]
+    assert [m.role for m in example.bare] == ["system", "user", *["assistant", "tool"] * 2, "assistant"] and example.recovery
+    assert example.bare[2].tool_calls[0].arguments == {"id": "x0"}
+
+    ((bare,),) = fit([with_retries(2)], S, WordCounter(limit=with_one - 5)).examples.values()
+    assert len(bare.bare) == 5 and not bare.recovery
+    cut = fit([with_retries(2)], S, WordCounter(limit=12))
+    assert cut.result.notes["recoveries_dropped"] == 0 and cut.result.notes["cut"] == 1
+
+
+def test_a_recovery_stays_without_which_the_task_fails_or_a_value_has_no_source() -> None:
+    draft = with_retries(1)
+    assert without_recovery(draft, S) is not None
+    assert without_recovery(draft, S, lambda trajectory, actions: False) is None
+    assert without_recovery(draft, S, lambda trajectory, actions: None) is not None
+    told = (
+        call("refund", "Error: at most 77.50", id="41", amount="90"),
+        call("refund", {"ok": True}, id="41", amount="77.50"),
+        reply("Done."),
+    )
+    needed = prune_draft(drafted(run(*told, ask="Refund 90 for order 41")), CurationSettings(recovery_share=1)).draft
+    assert any(s.recovery for s in needed.steps) and without_recovery(needed, S) is None
 
 
 def test_context_is_bounded_by_turns_too() -> None:

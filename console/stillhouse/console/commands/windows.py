@@ -85,7 +85,9 @@ def show(
         output.out.print()
         show_waterfall(found.curated.waterfall.to_json())
     if found.trained:
-        output.out.print(f"\ntraining loss {found.trained.train_loss}, validation loss {found.trained.validation_loss}", soft_wrap=True)
+        losses = {name: getattr(found.trained, name) for name in ("validation_loss", "base_loss", "parent_loss", "train_loss")}
+        output.out.print()
+        output.show_object(losses, as_json=False)
 
 
 @group.command()
