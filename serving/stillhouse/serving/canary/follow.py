@@ -1,5 +1,7 @@
 """Reads the topics that a canary is decided on, from their beginning: the log is the only state there is."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +13,38 @@ from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError, UnreachableError
 from stillhouse.schemas.facts import StudentState, TrajectoryFacts, Watermark
 from stillhouse.schemas.route_state import RouteState, RouteStates
-from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args, topic_name
+from stillhouse.schemas.topics import EVENTS, STUDENTS, TRAJECTORIES, VERDICTS
+from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args, confluent_args, topic_name
+
+_log = logging.getLogger("stillhouse.kafka")
+_TIMEOUT_S = 10.0
+READ = (EVENTS, TRAJECTORIES, STUDENTS, VERDICTS)
+
+
+def partition_counts(settings: KafkaSettings) -> dict[str, int]:
+    """How many partitions each topic has that a canary needs. Blocks.
+
+    Raises:
+        UnreachableError: no broker answers.
+        PermanentError: one is missing.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:
+        known = AdminClient(confluent_args(settings), logger=_log).list_topics(timeout=_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise _away(settings, error) from error
+    names = {name: topic_name(settings, name) for name in READ}
+    if missing := sorted(set(names.values()) - set(known)):
+        fix = "Run `stillhouse topics apply`."
+        raise PermanentError(f"no topic {', '.join(missing)}", where=settings.bootstrap_servers, fix=fix)
+    return {name: len(known[full].partitions) for name, full in names.items()}
+
+
+def _away(settings: KafkaSettings, error: Exception) -> UnreachableError:
+    fix = "Start it, or set [kafka] bootstrap_servers."
+    return UnreachableError(f"no Kafka broker answers: {error!r}", where=settings.bootstrap_servers, fix=fix)
 
 
 class Tail:
@@ -23,7 +56,7 @@ class Tail:
     """
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        self._settings, self._topic = settings, topic_name(settings, topic)
+        self._settings, self._topic = settings, topic
         self._consumer: Any = None
         self._places: list[Any] = []
 
@@ -34,19 +67,15 @@ class Tail:
             UnreachableError: no broker answers.
             PermanentError: there is no such topic.
         """
+        count = (await asyncio.to_thread(partition_counts, self._settings))[self._topic]
+        self._places = [TopicPartition(topic_name(self._settings, self._topic), number) for number in range(count)]
         consumer = AIOKafkaConsumer(**aiokafka_args(self._settings, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"))
         try:
             await consumer.start()
-            if self._topic not in await consumer.topics():
-                await consumer.stop()
-                raise PermanentError(
-                    f"no topic {self._topic}", where=self._settings.bootstrap_servers, fix="Run `stillhouse topics apply`."
-                )
-            self._places = [TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic) or ())]
             consumer.assign(self._places)
         except (KafkaError, OSError) as error:
             await consumer.stop()
-            raise self._away(error) from error
+            raise _away(self._settings, error) from error
         self._consumer = consumer
 
     async def catch_up(self, take: Callable[[Any], None]) -> None:
@@ -62,21 +91,12 @@ class Tail:
                     for record in records:
                         take(record)
         except (KafkaError, OSError) as error:
-            raise self._away(error) from error
-
-    async def partitions(self, topic: str) -> int:
-        """How many partitions another topic has; 0 without such a topic."""
-        name = topic_name(self._settings, topic)
-        return len(self._consumer.partitions_for_topic(name) or ()) if name in await self._consumer.topics() else 0
+            raise _away(self._settings, error) from error
 
     async def stop(self) -> None:
         """Disconnect."""
         if self._consumer is not None:
             await self._consumer.stop()
-
-    def _away(self, error: Exception) -> UnreachableError:
-        fix = "Start it, or set [kafka] bootstrap_servers."
-        return UnreachableError(f"no Kafka broker answers: {error!r}", where=self._settings.bootstrap_servers, fix=fix)
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.serving.canary import controller, gauges
 from stillhouse.serving.canary.candidates import next_student
 from stillhouse.serving.canary.controller import Move
-from stillhouse.serving.canary.follow import Tail, read_fact
+from stillhouse.serving.canary.follow import Tail, partition_counts, read_fact
 from stillhouse.serving.canary.instruments import Instruments
 from stillhouse.serving.canary.publish import StudentsLog
 from stillhouse.serving.canary.settings import SECOND, ControllerSettings, Terms
@@ -42,7 +42,7 @@ class Controller:
         self._settings, self._name, self._clock = settings, name, clock
         self._terms = {terms.route: terms for terms in routes}
         self._traffic = {terms.route: Traffic(terms) for terms in routes}
-        self._tail = Tail(kafka, TRAJECTORIES)
+        self._kafka, self._tail = kafka, Tail(kafka, TRAJECTORIES)
         self._marks = Watermarks(0)
         self._recorded: dict[str, int] = {}
         self.log = StudentsLog(kafka)
@@ -59,7 +59,7 @@ class Controller:
         """
         await self.log.start()
         await self._tail.start()
-        self._marks = Watermarks(await self._tail.partitions(EVENTS))
+        self._marks = Watermarks((await asyncio.to_thread(partition_counts, self._kafka))[EVENTS])
 
     async def stop(self) -> None:
         """Disconnect."""
