@@ -2,27 +2,31 @@
 
     nice -n 15 python bench/canary.py [--runs 1000] [--seed 1] [--json]
 
-A look after every unit; outcomes come 20 units late (200 where said), 5 % never. The ramp is 1, 5, 10, 25 and 50 %. "Trend": success
-moves by 20 points in all arms while the canary ramps up. alpha is 5 %, the margin 5 points, guardrails 2.
+A look after every unit of 9,000; outcomes come 20 units late (200 where said), 5 % never. The ramp is 1, 5, 10, 25 and 50 %. "Trend":
+success moves by 20 points in all arms while the canary ramps up. alpha is 5 %, the margin 5 points, that of guardrails 2; 2 % of units
+have something that a guardrail complains of, in each arm. "No champion": the teacher is the only reference.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from statistics import NormalDist
 
 import msgspec
 import numpy as np
 
-from bench.canary_streams import PRODUCT, PROMOTED, ROLLED_BACK, Floats, Outcome, Rules, World, simulate
+from bench.canary_streams import PRODUCT, PROMOTED, ROLLED_BACK, Floats, Rules, World, simulate
 from stillhouse.schemas.assign import Arm
 from stillhouse.serving.canary.experiment import CanarySettings, Experiment, plan
 from stillhouse.serving.canary.sequence import MICRO, Moments, tuned_rho
 from stillhouse.serving.canary.units import GUARDRAILS, Metric, Scales
 
 ALPHA, MARGIN, CLEAN = 0.05, 0.05, 0.98
+UNITS = 9000  # about 2,700 of them before the last stage
 TRENDS = ((0.5, 0.2), (0.5, -0.2), (0.8, 0.2), (0.8, -0.2))
 LEVELS = ((0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.995, 0.0))
 SETTINGS = CanarySettings(alpha=ALPHA, margin=MARGIN)
@@ -38,7 +42,7 @@ def history(rate: float, units: int = 500) -> Moments:
     return Moments(units, good * MICRO, good * MICRO * MICRO)
 
 
-def experiment(rate: float, *, champion: bool = True, settings: CanarySettings = SETTINGS, units: int = 6000) -> Experiment:
+def experiment(rate: float, *, champion: bool = True, settings: CanarySettings = SETTINGS, units: int = UNITS) -> Experiment:
     """A canary planned for so many units of all arms, its references at this success rate, over the whole ramp."""
     past = {Metric.SUCCESS: history(rate), **{metric: history(CLEAN) for metric in GUARDRAILS}}
     planned = plan(
@@ -81,12 +85,13 @@ class Cell:
     world: World
     verdict: int
     rules: Rules = PRODUCT
-    units: int = 6000
+    units: int = UNITS
     limit: str = ""
 
 
-WATCH = Rules(crown=False)  # nobody is crowned, so that a false rollback has all 6,000 units to happen in
-LONE = Rules(rollback=False)
+WATCH = Rules(crown=False)  # nobody is crowned, so that a false rollback has all units to happen in
+LONE = Rules(rollback=False)  # nobody is rolled back, so that a false crown has
+OTHERS = ("the same units, arms pooled", {"pooled": True}), ("the same units, peeking z-test", {"half": peeking})
 
 
 def named(rate: float, trend: float) -> str:
@@ -96,119 +101,57 @@ def named(rate: float, trend: float) -> str:
 
 def false_rollbacks() -> Iterator[Cell]:
     """No difference: one rollback test and all six, and what other tests do with the same units."""
+    group = "rolled back though equal"
     for rate, trend in (*LEVELS, *TRENDS):
-        one = single(experiment(rate))
-        for kind, rules in (
-            ("one test", WATCH),
-            ("the same, pooled arms", replace(WATCH, pooled=True)),
-            ("the same, peeking z-test", replace(WATCH, half=peeking)),
-        ):
-            yield Cell(
-                "rolled back at no difference",
-                f"{named(rate, trend)}: {kind}",
-                one,
-                world(rate, trend=trend),
-                ROLLED_BACK,
-                rules,
-                limit="5.0 %",
-            )
-    for rate, trend in ((0.5, 0.2), (0.8, 0.0), (0.95, 0.0)):
-        yield Cell(
-            "rolled back at no difference", f"{named(rate, trend)}: six tests", experiment(rate), world(rate, trend=trend, guards=0.0),
-            ROLLED_BACK, WATCH, limit="5.0 %",
-        )  # fmt: skip
-    late = single(experiment(0.8))
-    yield Cell(
-        "rolled back at no difference",
-        "80.0%, outcomes 200 units late: one test",
-        late,
-        world(0.8, delay=200),
-        ROLLED_BACK,
-        WATCH,
-        limit="5.0 %",
-    )
+        traffic, where = world(rate, trend=trend), named(rate, trend)
+        yield Cell(group, f"{where}: one test", single(experiment(rate)), traffic, ROLLED_BACK, WATCH, limit="≤ 5 %")
+        for name, change in OTHERS:
+            yield Cell(group, f"{where}: {name}", single(experiment(rate)), traffic, ROLLED_BACK, replace(WATCH, **change))
+    for rate, trend in ((0.5, 0.2), (0.8, -0.2), (0.95, 0.0)):
+        everything = world(rate, trend=trend, guards=0.0)
+        yield Cell(group, f"{named(rate, trend)}: six tests", experiment(rate), everything, ROLLED_BACK, WATCH, limit="≤ 5 %")
+    late = world(0.8, delay=200)
+    yield Cell(group, "80.0%, outcomes 200 units late: one test", single(experiment(0.8)), late, ROLLED_BACK, WATCH, limit="≤ 5 %")
 
 
 def false_crowns() -> Iterator[Cell]:
-    """A student that loses exactly the margin; no rollback takes it away before the crown can err, and then as it is."""
+    """A student that loses exactly the margin against the teacher; a first version may spend 3.04 % of the 5."""
+    group = "crowned at minus the margin"
     for rate, trend in (*LEVELS, *TRENDS):
-        first = experiment(rate, champion=False)
-        for kind, rules in (
-            ("against the teacher alone, no rollback", LONE),
-            ("the same, pooled arms", replace(LONE, pooled=True)),
-            ("the same, peeking z-test", replace(LONE, half=peeking)),
-        ):
-            yield Cell(
-                "crowned at minus the margin",
-                f"{named(rate, trend)}: {kind}",
-                first,
-                world(rate, MARGIN, trend),
-                PROMOTED,
-                rules,
-                limit="3.0 %",
-            )
-        yield Cell(
-            "crowned at minus the margin",
-            f"{named(rate, trend)}: as it is, with a champion",
-            experiment(rate),
-            world(rate, MARGIN, trend),
-            PROMOTED,
-            limit="3.0 %",
-        )
-    uneven = replace_stages(experiment(0.95, champion=False), (0.10,))
-    yield Cell("crowned at minus the margin", "95.0%: if 10 % of the units could crown", uneven, world(0.95, MARGIN), PROMOTED, LONE)
+        first, traffic, where = experiment(rate, champion=False), world(rate, MARGIN, trend), named(rate, trend)
+        yield Cell(group, f"{where}: no rollback in its way", first, traffic, PROMOTED, LONE, limit="≤ 3.04 %")
+        for name, change in OTHERS:
+            yield Cell(group, f"{where}: {name}", first, traffic, PROMOTED, replace(LONE, **change))
+    yield Cell(group, "80.0%: as it is, with a champion", experiment(0.8), world(0.8, MARGIN), PROMOTED, limit="≤ 3.04 %")
 
 
-def replace_stages(planned: Experiment, stages: tuple[float, ...]) -> Experiment:
-    """The same canary over other stages."""
-    return msgspec.structs.replace(planned, stages=stages)
+POWER = ((0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.5, 0.2), (0.8, 0.2), (0.8, -0.2))
 
 
-def power() -> Iterator[Cell]:
-    """What becomes of students that are equal, and of those that are worse."""
-    for rate, trend in ((0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.8, 0.2)):
-        for champion in (True, False):
-            kind = "champion and teacher" if champion else "teacher alone"
-            yield Cell(
-                "equal students crowned",
-                f"{named(rate, trend)}: {kind}, all guardrails",
-                experiment(rate, champion=champion),
-                world(rate, trend=trend, guards=0.0),
-                PROMOTED,
-            )
-    for rate, trend in ((0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.5, 0.2), (0.8, 0.2), (0.8, -0.2)):
-        planned = experiment(rate)
+def crowns() -> Iterator[Cell]:
+    """What becomes of equal students."""
+    for rate in (0.5, 0.8, 0.95):
+        for kind, champion in (("champion and teacher", True), ("teacher alone", False)):
+            for what, guards in (("success", None), ("success and guardrails", 0.0)):
+                planned = experiment(rate, champion=champion)
+                yield Cell("crowned, equal", f"{rate:.1%}: {kind}, {what}", planned, world(rate, guards=guards), PROMOTED)
+
+
+def losses() -> Iterator[Cell]:
+    """What becomes of worse students."""
+    for rate, trend in POWER:
+        worse = world(rate, 0.10, trend, guards=0.0)
+        yield Cell("rolled back, 10 points worse", f"{named(rate, trend)}: six tests", experiment(rate), worse, ROLLED_BACK, limit="≥ 99 %")
+    first = experiment(0.8, champion=False)
+    yield Cell("rolled back, 10 points worse", "80.0%: no champion, five points beyond the margin", first, world(0.8, 0.10), ROLLED_BACK)
+    for rate, trend in POWER:
+        one, traffic = single(experiment(rate)), world(rate, 0.20, trend)
+        yield Cell("rolled back, 20 points worse", f"{named(rate, trend)}: one test", one, traffic, ROLLED_BACK, limit="median ≤ 60")
+    for rate, trend in POWER:
+        traffic = world(rate, 0.20, trend, guards=0.0)
         yield Cell(
-            "10 points worse, rolled back",
-            f"{named(rate, trend)}: six tests",
-            planned,
-            world(rate, 0.10, trend, guards=0.0),
-            ROLLED_BACK,
-            limit="≥ 99 %",
+            "rolled back, 20 points worse", f"{named(rate, trend)}: six tests", experiment(rate), traffic, ROLLED_BACK, limit="median ≤ 80"
         )
-        yield Cell(
-            "20 points worse, rolled back",
-            f"{named(rate, trend)}: one test",
-            single(planned),
-            world(rate, 0.20, trend),
-            ROLLED_BACK,
-            limit="median ≤ 60",
-        )
-        yield Cell(
-            "20 points worse, rolled back",
-            f"{named(rate, trend)}: six tests",
-            planned,
-            world(rate, 0.20, trend, guards=0.0),
-            ROLLED_BACK,
-            limit="median ≤ 80",
-        )
-    yield Cell(
-        "10 points worse, rolled back",
-        "80.0%: teacher alone, beyond the margin",
-        experiment(0.8, champion=False),
-        world(0.8, 0.10),
-        ROLLED_BACK,
-    )
 
 
 def demo() -> Iterator[Cell]:
@@ -228,7 +171,7 @@ def demo() -> Iterator[Cell]:
 
 def row(cell: Cell, runs: int, seed: int) -> dict[str, object]:
     """Simulate one cell."""
-    outcome: Outcome = simulate(cell.experiment, cell.world, runs=runs, units=cell.units, seed=seed, rules=cell.rules)
+    outcome = simulate(cell.experiment, cell.world, runs=runs, units=cell.units, seed=seed, rules=cell.rules)
     ended = outcome.verdict == cell.verdict
     return {
         "group": cell.group, "cell": cell.name, "limit": cell.limit, "share": outcome.share(cell.verdict),
@@ -237,28 +180,33 @@ def row(cell: Cell, runs: int, seed: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def table(rows: Iterable[dict[str, object]]) -> Iterator[str]:
+    """Rows as Markdown, a table a group, each line as soon as it is known."""
+    group: object = ""
+    for found in rows:
+        if found["group"] != group:
+            group = found["group"]
+            yield f"\n| {group} | of the canaries | limit | after canary units (median) | after units of all arms |\n|---|---|---|---|---|"
+        medians = ["" if found[key] is None else f"{found[key]:.0f}" for key in ("canary_units", "units")]
+        yield f"| {found['cell']} | {found['share']:.1%} | {found['limit']} | {' | '.join(medians)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="one object instead of a table")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one object instead of tables")
     args = parser.parse_args()
-    started, rows, group = time.monotonic(), [], ""
-    for cell in (*false_rollbacks(), *false_crowns(), *power(), *demo()):
-        rows.append(found := row(cell, args.runs, args.seed))
+    started, cells = time.monotonic(), [*false_rollbacks(), *false_crowns(), *crowns(), *losses(), *demo()]
+    with ProcessPoolExecutor(args.processes) as pool:
+        rows = pool.map(row, cells, repeat(args.runs), repeat(args.seed))
         if args.json:
-            continue
-        if cell.group != group:
-            group = cell.group
-            print(f"\n| {group} | runs | limit | median canary units | median units |\n|---|---|---|---|---|")
-        medians = [f"{found[key]:.0f}" if found[key] is not None else "" for key in ("canary_units", "units")]
-        print(f"| {cell.name} | {found['share']:.1%} | {cell.limit} | {' | '.join(medians)} |", flush=True)
-    seconds = round(time.monotonic() - started, 1)
-    print(
-        json.dumps({"runs": args.runs, "seed": args.seed, "seconds": seconds, "cells": rows})
-        if args.json
-        else f"\n{args.runs} runs a cell, {seconds} s"
-    )
+            print(json.dumps({"runs": args.runs, "seed": args.seed, "cells": list(rows)}))
+            return
+        for line in table(rows):
+            print(line, flush=True)
+    print(f"\n{args.runs} canaries a row, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,13 @@ def test_no_rollback_before_5_canary_and_20_control_units() -> None:
 
 
 def test_no_crown_before_20_units_in_each_arm() -> None:
-    wide = {"margin": 0.999, "format_margin": 0.999, "steps_margin": 0.999, "latency_margin": 0.999, "fallback_margin": 0.999}
+    wide: dict[str, Any] = {
+        "margin": 0.999,
+        "format_margin": 0.999,
+        "steps_margin": 0.999,
+        "latency_margin": 0.999,
+        "fallback_margin": 0.999,
+    }
     for teacher, expected in ((19, "hold"), (20, "promote")):
         planned = experiment(champion=False, alpha=0.4, units_per_day=1, **wide)
         arms = {Arm.CANARY: arm(20, 20, cost=1.0), Arm.TEACHER: arm(teacher, teacher, cost=0.0)}
