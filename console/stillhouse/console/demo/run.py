@@ -127,7 +127,7 @@ class Demo:
                 losses.append((event["step"], event["loss"]))
             news(training.describe(event))
 
-        overrides = {"window.size": window.size, "window.replay": window.replay}
+        overrides = {"window.size": window.size, "window.replay": window.replay, "trainer.continue_rate": window.continue_rate}
         options = [f"--mode={'continue' if number > 1 else 'fresh'}", *(f"--weight={f}={w}" for f, w in (weights or {}).items())]
         result = await training.job(loaded, overrides, options, tell)
         if result["state"] == State.REJECTED:

@@ -21,6 +21,8 @@ class DemoWindow:
         replay: the share of earlier rows among its examples.
         by_failures: draw tasks and rows by the last student's failure rates on validation tasks.
         floor: what a family that never fails weighs then (one that always fails weighs 1 more).
+        continue_rate: the peak learning rate, as a share of a fresh student's: the full one where there are families to learn, half
+            of it where what is known is to settle (at the full rate a third window forgot what the second had learned).
     """
 
     runs: int
@@ -29,6 +31,7 @@ class DemoWindow:
     replay: float = 0.0
     by_failures: bool = False
     floor: float = 0.3
+    continue_rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,6 @@ _TRAINER: dict[str, object] = {
     "grammar": "bare-json",
     "context_limit": 320,
     "learning_rate": 2e-3,
-    "continue_rate": 1.0,
     "warmup": 0.1,
     "batch_size": 2,
     "epochs": 1,
@@ -92,11 +94,11 @@ FULL = DemoSettings(
     windows=(
         DemoWindow(runs=130, size=60, families=FIRST_FAMILIES),
         DemoWindow(runs=300, size=140, replay=1 / 3, by_failures=True),
-        DemoWindow(runs=230, size=100, replay=1 / 2, by_failures=True),
+        DemoWindow(runs=230, size=100, replay=1 / 2, by_failures=True, continue_rate=0.5),
     ),
     held_out={"seen": 24, "unseen": 24, "rephrased": 16},
     validation_tasks=24,
-    trainer={**_TRAINER, "validation_rows": 16},
+    trainer={**_TRAINER, "validation_rows": 16, "probe_candidates": 16},
     window=_WINDOW,
 )
 
@@ -107,7 +109,7 @@ FAST = DemoSettings(
     windows=(
         DemoWindow(runs=40, size=8, families=FIRST_FAMILIES),
         DemoWindow(runs=40, size=8, replay=1 / 3, by_failures=True),
-        DemoWindow(runs=40, size=8, replay=1 / 2, by_failures=True),
+        DemoWindow(runs=40, size=8, replay=1 / 2, by_failures=True, continue_rate=0.5),
     ),
     held_out={"seen": 3, "unseen": 3, "rephrased": 2},
     validation_tasks=8,
