@@ -23,6 +23,7 @@ GROUPS = {
     "trajectories": "Stored runs.",
     "windows": "What is trained on, and why.",
     "students": "What came out.",
+    "canary": "Who is on trial, and what a person decides about it.",
     "dlq": "Records that could not become part of a row.",
     "topics": "Topics of the broker.",
     "models": "Base models of students.",

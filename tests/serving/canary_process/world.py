@@ -69,12 +69,13 @@ class World:
         kafka: where the topics are.
         partitions: of `agent.events`.
         seed: of the outcomes.
+        now: when it begins, microseconds since the epoch.
     """
 
-    def __init__(self, kafka: KafkaSettings, partitions: int, seed: int = 1) -> None:
+    def __init__(self, kafka: KafkaSettings, partitions: int, seed: int = 1, now: int = NOON) -> None:
         from confluent_kafka import Producer
 
-        self.now = NOON
+        self.now = now
         self._kafka, self._partitions, self._random, self._units = kafka, partitions, Random(seed), 0
         self._producer = Producer(confluent_producer_args(kafka), logger=getLogger("world"))
 

@@ -93,6 +93,7 @@ def announcement(folder: Path, window: Window, now: int) -> StudentState:
     return StudentState(
         student=folder.name,
         stage=StudentStage.REGISTERED,
+        route=window.plan.lineage,
         window=window.key,
         manifest_sha256=students.manifest_sha256(folder),
         decided_by="trainer",
