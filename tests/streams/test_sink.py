@@ -151,6 +151,15 @@ def test_windows_read_rows_as_they_were(store: Store) -> None:
         store.load_at([RowRef(key="acme/t-1", revision=1, content="x", chunks=("absent",))])
 
 
+def test_bookkeeping_can_be_set_to_any_value_that_its_column_holds(store: Store) -> None:
+    Sink(store, lambda: 0).write(_units(trajectory(1)))
+    values: dict[str, object] = {"chunks": [], "policies": [], "subject": "o'neill", "reward": None, "headless": True, "stored_at": 7}
+    store.update("trajectories", "acme/t-1", values)
+    assert store.rows("trajectories", columns=[*values]) == [values]
+    store.update("trajectories", "acme/t-1", {"chunks": ["a", "b"], "policies": [{"role": "human"}]})
+    assert store.rows("trajectories", columns=["chunks", "policies"]) == [{"chunks": ["a", "b"], "policies": [{"role": "human"}]}]
+
+
 def test_maintenance_keeps_rows_and_sweeps_only_old_orphans(store: Store) -> None:
     now = 10**15
     Sink(store, lambda: now).write(_units(trajectory(1), trajectory(2)))

@@ -180,9 +180,9 @@ class Store:
     def update(self, table: str, key: str, values: Mapping[str, Any]) -> None:
         """Set columns of one row, whatever they were: for bookkeeping, never for what two writers decide. Raises as `insert_if_absent`."""
         spec = tables.table(table)
-        encoded = {name: store_arrow.encoded(spec.column(name), value) for name, value in values.items()}
         with store_errors(f"{self.uri}/{table}"):
-            self.table(table).update(where=f"{spec.key} = {quoted(key)}", values=encoded)
+            said = {name: store_arrow.sql_of(spec.column(name), value) for name, value in values.items()}
+            self.table(table).update(where=f"{spec.key} = {quoted(key)}", values_sql=said)
 
     def delete(self, table: str, where: str) -> None:
         """Delete the rows that a SQL condition holds for. Raises as `insert_if_absent`."""

@@ -125,6 +125,16 @@ def encoded(column: Column, value: Any) -> Any:
     return msgspec.json.encode(value).decode() if column.type == "json" and value is not None else value
 
 
+def sql_of(column: Column, value: Any) -> str:
+    """A value as its column stores it, as a SQL expression."""
+    from lancedb.util import value_to_sql
+
+    stored = encoded(column, value)
+    if column.type == "strings" and stored is not None and not stored:
+        return "arrow_cast(make_array(), 'List(Utf8)')"  # LanceDB's own literal of an empty list has no type, and is refused
+    return str(value_to_sql(stored))
+
+
 def source(table: Table, rows: Sequence[Row]) -> Any:
     """Rows as an Arrow table in the table's own schema; absent values are null, unknown names refused.
 

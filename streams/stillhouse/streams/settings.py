@@ -14,8 +14,9 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How ingest reads, keeps and flushes. Times are seconds, sizes bytes.
 
     `park_after` is the one timer of a trajectory: its unflushed events wait no longer for the rest. `flush_rows`, `flush_bytes`
-    and `flush_every` bound one flush of what is complete. `open_bytes` bounds the memory of unflushed events,
-    `source_open_bytes` that of one (tenant, way in); over it the oldest are flushed as they are.
+    and `flush_every` bound one flush of what is complete; of all workers on one store, `flushes_at_once` flush at a time.
+    `open_bytes` bounds the memory of unflushed events, `source_open_bytes` that of one (tenant, way in); over it the oldest are
+    flushed as they are.
 
     `first_start` is where a group without offsets begins; `lost_offsets` what happens when retention has deleted what was
     not read yet: stop and say so, or go on at the oldest record. More than `dlq_ratio` of at least `dlq_minimum` undecodable
@@ -27,6 +28,7 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     flush_rows: Count = 1000
     flush_bytes: Count = 64 * MIB
     flush_every: Seconds = 5.0
+    flushes_at_once: Count = 8
     open_bytes: Count = 256 * MIB
     source_open_bytes: Count = 128 * MIB
     session_timeout: Seconds = 10.0

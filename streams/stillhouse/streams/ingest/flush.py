@@ -9,6 +9,7 @@ from stillhouse.streams.ingest.open import Entry, OpenTrajectories
 from stillhouse.streams.ingest.outbox import Outbox
 from stillhouse.streams.ingest.rows import facts_of
 from stillhouse.streams.ingest.sink import Sink, Stored, units_of
+from stillhouse.streams.ingest.slots import Slots
 from stillhouse.streams.ingest.steps import Reached
 from stillhouse.streams.instruments import Instruments
 from stillhouse.streams.logs import logger
@@ -77,6 +78,7 @@ class Flusher:
         sink: the store.
         outbox: for the facts.
         waiter: for what is away.
+        slots: how many workers may flush at once.
         commit: step 7, and the watermarks.
         settings: the section `[ingest]`.
         instruments: metrics.
@@ -90,6 +92,7 @@ class Flusher:
         sink: Sink,
         outbox: Outbox,
         waiter: Waiter,
+        slots: Slots,
         commit: Callable[[], Awaitable[None]],
         settings: IngestSettings,
         instruments: Instruments,
@@ -98,6 +101,7 @@ class Flusher:
     ) -> None:
         self._open, self._sink, self._outbox, self._waiter, self._commit = opened, sink, outbox, waiter, commit
         self._settings, self._instruments, self._clock, self._reached = settings, instruments, clock, reached
+        self._slots = slots
         self._lock = asyncio.Lock()
         self.recent: list[float] = []
 
@@ -108,15 +112,17 @@ class Flusher:
             PermanentError: the store refuses even the row that says what was refused.
         """
         async with self._lock:
-            entries = self._open.take(self._settings.flush_rows, self._settings.flush_bytes)
-            if entries:
-                await self._steps(entries, cause)
+            async with self._slots.one(self._waiter.until_done):
+                entries = self._open.take(self._settings.flush_rows, self._settings.flush_bytes)
+                if entries:
+                    await self._steps(entries, cause)
 
     async def drain(self, cause: str) -> None:
         """Flush all that is ready. Raises as `flush`."""
         async with self._lock:
-            while entries := self._open.take(self._settings.flush_rows, self._settings.flush_bytes):
-                await self._steps(entries, cause)
+            async with self._slots.one(self._waiter.until_done):
+                while entries := self._open.take(self._settings.flush_rows, self._settings.flush_bytes):
+                    await self._steps(entries, cause)
 
     async def _steps(self, entries: list[Entry], cause: str) -> None:
         started = self._clock()
