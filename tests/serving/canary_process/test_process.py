@@ -1,5 +1,6 @@
 """The controller as a process: killed at any time, doubled, and with its broker gone, it changes nothing but time."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +24,7 @@ from tests.serving.canary_process.conftest import PARTITIONS
 from tests.serving.canary_process.world import ROUTE, SETTINGS, World, registered
 from tests.support.brokers import RunningBroker
 from tests.support.cli import CLEAN
-from tests.support.waiting import until_async
+from tests.support.waiting import PAUSE_S, until_async
 
 CANARY = {name: getattr(SETTINGS, name) for name in ControllerSettings.__struct_fields__} | {"look_s": 0.1}
 
@@ -35,10 +37,10 @@ class Running:
         with log.open("ab") as err:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True, env=CLEAN)
 
-    def ready(self) -> dict[str, str]:
+    def ready(self) -> dict[str, Any]:
         """Its one line."""
         assert self.process.stdout is not None
-        said: dict[str, str] = json.loads(self.process.stdout.readline())
+        said: dict[str, Any] = json.loads(self.process.stdout.readline())
         return said
 
     def end(self, number: int) -> int:
@@ -76,6 +78,11 @@ def read(url: str) -> str:
         return body.decode()
 
 
+async def breath() -> None:
+    """Leave the cores to the controllers for a moment."""
+    await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=PAUSE_S)
+
+
 async def follow(log: StudentsLog) -> RouteState:
     await log.catch_up()
     return log.students.states.of(ROUTE)
@@ -87,20 +94,21 @@ async def test_killed_at_any_time_and_doubled_they_make_one_history(launch: Call
     world.traffic(RouteState(route=ROUTE), 60)
     world.ripen()
     await log.publish(registered("student-1", world.now))
-    controllers = [launch(), launch()]
+    controllers, fed, kills = [launch(), launch()], dict[int, int](), 0
     deadline = time.monotonic() + 200
     while (state := await follow(log)).champion is None:
         assert time.monotonic() < deadline, log.students.decisions
-        if state.canary is not None:
+        if state.canary is not None and fed.setdefault(state.offset, 0) < 160:
             world.traffic(state, 20)
-            world.ripen()
-        else:
-            world.watermark()
+            fed[state.offset] += 20
+        world.ripen()
         # Whatever it is doing: starting, reading, deciding, or between a verdict and its decision.
-        if random.random() < 0.2:
-            victim = random.randrange(2)
+        if kills < 10 and random.random() < 0.3:
+            victim, kills = random.randrange(2), kills + 1
             controllers[victim].end(signal.SIGKILL)
             controllers[victim] = launch()
+        await breath()
+    assert kills >= 3
     followed = [d.record for d in log.students.decisions if d.accepted and d.record.stage is not StudentStage.REGISTERED]
     assert [r.stage.value for r in followed] == ["shadow", "canary", "canary", "champion"]
     assert [(r.share, r.final) for r in followed[1:3]] == [(0.25, False), (0.5, True)]

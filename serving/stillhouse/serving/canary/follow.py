@@ -17,7 +17,7 @@ from stillhouse.schemas.topics import EVENTS, STUDENTS, TRAJECTORIES, VERDICTS
 from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args, confluent_args, topic_name
 
 _log = logging.getLogger("stillhouse.kafka")
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 5.0
 READ = (EVENTS, TRAJECTORIES, STUDENTS, VERDICTS)
 
 
@@ -69,7 +69,10 @@ class Tail:
         """
         count = (await asyncio.to_thread(partition_counts, self._settings))[self._topic]
         self._places = [TopicPartition(topic_name(self._settings, self._topic), number) for number in range(count)]
-        consumer = AIOKafkaConsumer(**aiokafka_args(self._settings, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"))
+        # Soon enough that a look which waits for a lost connection does not outlast the broker's restart by much.
+        waits = {"request_timeout_ms": round(_TIMEOUT_S * 1000), "metadata_max_age_ms": 30_000}
+        ours = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "earliest"}
+        consumer = AIOKafkaConsumer(**aiokafka_args(self._settings, **ours, **waits))
         try:
             await consumer.start()
             consumer.assign(self._places)
