@@ -15,7 +15,7 @@ from stillhouse.schemas.codec_schemas import parse
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.fingerprint import Schema
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 2.0  # ingest asks from its event loop
 _ASK_AGAIN_S = 30.0
 
 

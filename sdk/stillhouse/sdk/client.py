@@ -20,7 +20,7 @@ from stillhouse.schemas.events import AgentEvent, ClientReport, FeedbackSource, 
 from stillhouse.schemas.topics import EVENTS, SCHEMAS
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.handover import Draft, Handover, snapshot
-from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, topic_name
+from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, schema_registry, topic_name
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.redaction import Redactor
 from stillhouse.sdk.stats import ClientStats, CloseReport, Counters, Refusal
@@ -88,6 +88,7 @@ class Client:
             redactor=redaction or Redactor(),
             limits=limits,
             report=self._client_report,
+            registry=schema_registry(settings),
         )
         self._lock = threading.Lock()
         self._closed: CloseReport | None = None

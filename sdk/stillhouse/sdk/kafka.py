@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from stillhouse.schemas.errors import PermanentError, UnreachableError
+from stillhouse.schemas.registry import ConfluentRegistry
 from stillhouse.schemas.topics import DEFAULT_PARTITIONS, EVENT_MAX_BYTES, TOPICS, Topic
 from stillhouse.sdk.config import Secret
 
@@ -97,6 +98,13 @@ def aiokafka_args(settings: KafkaSettings, **kw: Any) -> dict[str, Any]:
             "sasl_plain_password": settings.sasl_password.reveal(),
         }
     return args | settings.extra_aiokafka | kw
+
+
+def schema_registry(settings: KafkaSettings) -> ConfluentRegistry | None:
+    """The client of the schema registry, if one is configured."""
+    if not settings.schema_registry:
+        return None
+    return ConfluentRegistry(settings.schema_registry, settings.schema_registry_username, settings.schema_registry_password.reveal())
 
 
 def aiokafka_producer_args(settings: KafkaSettings, **kw: Any) -> dict[str, Any]:

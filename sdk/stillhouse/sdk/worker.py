@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.codec import decode, encode, headers_for, schema_record
+from stillhouse.schemas.codec import SchemaPendingError, UndecodableError, decode, encode, headers_for, schema_record
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import AgentEvent, Policy
+from stillhouse.schemas.registry import ConfluentRegistry
 from stillhouse.schemas.topics import EVENT_MAX_BYTES
+from stillhouse.sdk.framing import Framing
 from stillhouse.sdk.handover import Handover, Item
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.normalise import event_from_snapshot
@@ -28,6 +30,7 @@ from stillhouse.sdk.stats import Counters, Refusal
 _log = logging.getLogger("stillhouse.sdk")
 _BATCH = 200
 _TICK_S, _IDLE_S, _LINGER_S = 0.02, 1.0, 1.0
+_REGISTRY_WAIT_S = 0.5  # what a short life of an agent may wait for its framing
 _RECORD_OVERHEAD = 256  # batch header and varints around key, value and headers, generously
 
 
@@ -45,6 +48,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     redactor: Redactor
     limits: Limits
     report: Callable[[dict[str, int]], AgentEvent]
+    registry: ConfluentRegistry | None = None
 
 
 class Worker:
@@ -64,6 +68,7 @@ class Worker:
         self._rejected = RejectedFolder(setup.spool / "rejected", setup.limits.rejected_bytes)
         self._spool = Spool(setup.spool, setup.limits.spool_bytes)
         self._sender = Sender(setup.kafka, self._spool, setup.limits, counters, self._refused_parcel, monotonic)
+        self._framing = Framing(setup.registry, setup.topic)
         self._deadline: float | None = None
         self._flushes: list[threading.Event] = []
         self._reported: dict[str, int] = {}
@@ -101,6 +106,7 @@ class Worker:
 
     def _announce(self) -> None:
         """Tell readers that are older than we how we write events: once for each spool, destination and schema."""
+        self._framing.schema_id(_REGISTRY_WAIT_S)
         key, value = schema_record(AgentEvent)
         where = f"{self._setup.kafka['bootstrap.servers']} {self._setup.schemas_topic}"
         marker = self._setup.spool / f"schema-{key.decode()}-{sha256(where.encode()).hexdigest()[:12]}"
@@ -150,7 +156,8 @@ class Worker:
         if found:
             self._counters.redact(found)
         try:
-            ready = parcel(self._setup.topic, event.key.encode(), encode(event), headers_for(event, self._setup.way_in))
+            value = encode(event, schema_id=self._framing.schema_id())
+            ready = parcel(self._setup.topic, event.key.encode(), value, headers_for(event, self._setup.way_in))
         except (PermanentError, ValueError, TypeError, AttributeError) as error:
             self._refuse(Refusal.BAD_INPUT, error)
             return
@@ -165,7 +172,12 @@ class Worker:
             _log.error("an event is not sent: %s%s; further ones are only counted", why, f" ({type(error).__name__})" if error else "")
 
     def _refused_parcel(self, parcel: Parcel, why: Refusal) -> None:
-        self._reject(decode(parcel.value, AgentEvent), why)
+        try:
+            event = decode(parcel.value, AgentEvent, self._framing)
+        except (UndecodableError, SchemaPendingError) as error:  # framed by an earlier process, and the registry is away
+            self._refuse(why, error)
+            return
+        self._reject(event, why)
 
     def _reject(self, event: AgentEvent, why: Refusal) -> None:
         self._refuse(why)

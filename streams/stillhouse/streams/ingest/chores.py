@@ -8,12 +8,13 @@ from stillhouse.schemas.errors import RetryableError, StillhouseError
 from stillhouse.schemas.events import AgentEvent
 from stillhouse.schemas.facts import Erasure
 from stillhouse.schemas.fold import ERASED, tombstone
+from stillhouse.schemas.registry import TopicResolver
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store
 from stillhouse.sdk.store_arrow import quoted
 from stillhouse.streams import dlq
 from stillhouse.streams.ingest.decode import UNKNOWN_SCHEMA
-from stillhouse.streams.ingest.follow import Erasures, KnownSchemas
+from stillhouse.streams.ingest.follow import Erasures
 from stillhouse.streams.ingest.rows import Read, row_of
 from stillhouse.streams.lease import Lease
 from stillhouse.streams.logs import logger
@@ -72,7 +73,7 @@ class Chores:
         kafka: KafkaSettings,
         store: Store,
         erasures: Erasures,
-        schemas: KnownSchemas,
+        schemas: TopicResolver,
         resolver: codec.SchemaResolver,
         holder: str,
         now: Callable[[], int],

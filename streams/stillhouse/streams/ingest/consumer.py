@@ -91,6 +91,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._consumer is not None:
             await self._consumer.stop()
 
+    def partition_count(self) -> int:
+        """How many partitions the topic has: there are never more workers that read."""
+        return len(self._consumer.partitions_for_topic(self.topic) or ())
+
     async def records(self, wait: float, limit: int) -> list[Batch]:
         """New records, a batch for each partition. Nothing while paused, but the group sees that this worker lives.
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError, UnreachableError
 from stillhouse.schemas.facts import Erasure
+from stillhouse.schemas.registry import TopicResolver
 from stillhouse.schemas.topics import ERASURES, SCHEMAS
 from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args, topic_name
 from stillhouse.streams.logs import logger
@@ -39,37 +39,14 @@ class Erasures:
         self.fresh.append(erasure)
 
 
-class KnownSchemas:
-    """Writers' schemas by fingerprint, as producers put them into `schemas`."""
-
-    def __init__(self) -> None:
-        self._schemas: dict[bytes, dict[str, Any]] = {}
-
-    def by_fingerprint(self, fingerprint: bytes, /) -> dict[str, Any] | None:
-        """The schema with this fingerprint, if a producer has put it there."""
-        return self._schemas.get(fingerprint)
-
-    def read(self, key: bytes | None, value: bytes) -> None:
-        """Take one record; one that is no schema is logged and passed over: any producer may write here."""
-        try:
-            schema = msgspec.json.decode(value, type=dict[str, Any])
-            self._schemas[bytes.fromhex((key or b"").decode())] = schema
-        except (ValueError, UnicodeDecodeError) as error:
-            log.warning("a record of the topic schemas is no schema", key=repr(key), error=str(error))
-
-    def __len__(self) -> int:
-        """How many are known."""
-        return len(self._schemas)
-
-
 class Follower:
     """Reads both topics. `start` returns when they were read whole."""
 
-    def __init__(self, settings: KafkaSettings, erasures: Erasures, schemas: KnownSchemas) -> None:
+    def __init__(self, settings: KafkaSettings, erasures: Erasures, schemas: TopicResolver) -> None:
         self._settings = settings
         self._take: dict[str, Callable[[Any], None]] = {
             topic_name(settings, ERASURES): lambda record: erasures.read(record.value),
-            topic_name(settings, SCHEMAS): lambda record: schemas.read(record.key, record.value),
+            topic_name(settings, SCHEMAS): lambda record: self._learn(schemas, record),
         }
         self._consumer: Any = None
 
@@ -121,6 +98,13 @@ class Follower:
     async def poll(self) -> None:
         """Take what has arrived since, without waiting."""
         self._handle(await self._consumer.getmany(timeout_ms=0))
+
+    def _learn(self, schemas: TopicResolver, record: Any) -> None:
+        """One that is no schema is logged and passed over: any producer may write there."""
+        try:
+            schemas.feed(record.key, record.value)
+        except PermanentError as error:
+            log.warning("a record of the topic schemas is no schema", key=repr(record.key), error=str(error))
 
     def _handle(self, batches: dict[Any, list[Any]]) -> None:
         for place, records in batches.items():

@@ -8,20 +8,21 @@ from typing import Any, TypeVar
 
 from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.schemas.facts import Watermark
+from stillhouse.schemas.registry import Resolvers, TopicResolver
 from stillhouse.schemas.topics import EVENTS
-from stillhouse.sdk.kafka import KafkaSettings, topic_name
+from stillhouse.sdk.kafka import KafkaSettings, schema_registry, topic_name
 from stillhouse.sdk.store import Store
 from stillhouse.streams.ingest.consumer import Batch, Member
 from stillhouse.streams.ingest.decode import UNKNOWN_SCHEMA, Decoded, Decoder
 from stillhouse.streams.ingest.flush import Flusher, Waiter
-from stillhouse.streams.ingest.follow import Erasures, Follower, KnownSchemas
+from stillhouse.streams.ingest.follow import Erasures, Follower
 from stillhouse.streams.ingest.limits import RatioLimit
 from stillhouse.streams.ingest.open import OpenTrajectories
 from stillhouse.streams.ingest.outbox import Outbox
 from stillhouse.streams.ingest.partitions import Partitions
 from stillhouse.streams.ingest.records import UNATTRIBUTED, Record
-from stillhouse.streams.ingest.registry import Resolver
 from stillhouse.streams.ingest.sink import Sink
+from stillhouse.streams.ingest.slots import Slots
 from stillhouse.streams.ingest.status import Status
 from stillhouse.streams.ingest.steps import Reached, unwatched
 from stillhouse.streams.instruments import Instruments
@@ -70,17 +71,22 @@ class Worker:
         self._settings, self._instruments, self._clocks, self._reached = settings, instruments, clocks, reached
         self._kafka, self._store = kafka, store
         self.topic = topic_name(kafka, EVENTS)
-        self.erasures, self.schemas = Erasures(), KnownSchemas()
+        self.erasures, self.schemas = Erasures(), TopicResolver()
         self._follower = Follower(kafka, self.erasures, self.schemas)
         self._outbox = Outbox(kafka)
         self._partitions = Partitions()
         self._open = OpenTrajectories(settings.open_bytes, settings.source_open_bytes)
         self.member = Member(kafka, settings, self.topic, ordinal, self._partitions, self._on_revoked, self._on_lost)
-        self.resolver = Resolver(self.schemas, kafka)
+        registry = schema_registry(kafka)
+        self.resolver = Resolvers([self.schemas] if registry is None else [self.schemas, registry])
         self._decoder = Decoder(self.resolver, RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic)
         self._waiter = Waiter(settings.retry_wait, self.member.pause, self.member.resume, instruments)
         sink = Sink(store, clocks.now, erased=self.erasures, slow_ms=settings.slow_request_ms, reached=reached)
-        self.flusher = Flusher(self._open, sink, self._outbox, self._waiter, self._settle, settings, instruments, clocks.monotonic, reached)
+        name, workers = self.member.name, self.member.partition_count
+        slots = Slots(store, name, ordinal, settings.flushes_at_once, settings.retry_wait, clocks.now, workers)
+        self.flusher = Flusher(
+            self._open, sink, self._outbox, self._waiter, slots, self._settle, settings, instruments, clocks.monotonic, reached
+        )
         self.status = Status(
             self.member, self._partitions, self._open, self._waiter, instruments, clocks.monotonic, settings.max_poll_interval
         )
@@ -105,7 +111,7 @@ class Worker:
 
     def _open_tables(self) -> None:
         """Make or refuse the tables now: not in the first flush."""
-        for name in ("trajectories", "transcripts"):
+        for name in ("trajectories", "transcripts", "leases"):
             self._store.table(name)
 
     def stop(self) -> None:
