@@ -100,6 +100,17 @@ def test_the_manifest_names_the_erasure_that_the_rows_were_last_checked_against(
     assert verify(desk.state / "students" / run(desk).student).erasure_offset == -1  # nobody was asked
 
 
+def test_a_parent_that_is_revoked_during_training_is_not_built_on(desk: Desk) -> None:
+    continues = with_changes(SETTINGS, max_tokens=1)
+    parent = desk.job(continues).run(windows.plan(desk.store, continues)).student
+    put(desk.store, [trajectory(i) for i in range(20, 26)], 400)
+    answers = iter([set(), {parent}])
+    planned = windows.plan(desk.store, continues)
+    assert (planned.mode, planned.parent) == ("continue", parent)
+    result = desk.job(continues, barred=lambda: next(answers)).run(planned)
+    assert result.state is State.REJECTED and f"the parent {parent} was rolled back" in result.reason
+
+
 def test_a_pickle_among_the_candidates_files_rejects(desk: Desk) -> None:
     def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Example], progress: Progress) -> TrainResult:
         result = fake_train(job, examples, validation, progress)

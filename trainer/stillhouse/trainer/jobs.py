@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.errors import PermanentError, RetryableError
+from stillhouse.schemas.errors import GateError, PermanentError, RetryableError
 from stillhouse.sdk.store import Store
 from stillhouse.trainer import students, windows
 from stillhouse.trainer.curate.pipeline import Tools
@@ -160,7 +160,13 @@ class Job:
         train, validation = self.data.examples(window, self._tools(window), self.clock)
         erasures = self.steps.erasures() if self.steps.erasures is not None else NOBODY
         self.data.check(train, validation, erasures)
+        self._check_parent(window)
         return train, validation, erasures
+
+    def _check_parent(self, window: Window) -> None:
+        """A student that was taken out of its lineage after the window was planned is not trained further."""
+        if window.plan.mode == "continue" and self.steps.barred is not None and window.plan.parent in self.steps.barred():
+            raise GateError(f"the parent {window.plan.parent} was rolled back, revoked or rejected since the window was planned")
 
     def _tools(self, window: Window) -> Tools:
         parent = self.students / window.plan.parent if window.plan.parent else None

@@ -1,6 +1,6 @@
 """What a job is made of and what it gives: the parts that are injected, the result, and small functions of both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
         evaluate: measures in an environment; None where there is none.
         publish: tells the topic `students`; after a crash it may be told the same again.
         erasures: who is to be forgotten, as of now; None where nobody can say.
+        barred: the students that were taken out of their lineage, as of now; None where nobody can say.
         replay: runs pruned trajectories in their environment.
         action_loss: given a parent's folder, measures compression under it; None: compression is not measured.
     """
@@ -49,6 +50,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     evaluate: Evaluate | None = None
     publish: Callable[[StudentState], None] | None = None
     erasures: ReadErasures | None = None
+    barred: Callable[[], Container[str]] | None = None
     replay: Replay | None = None
     action_loss: MakeActionLoss | None = None
 

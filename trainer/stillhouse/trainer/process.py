@@ -22,7 +22,7 @@ from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store, StoreSettings
 from stillhouse.trainer import models, windows
 from stillhouse.trainer.announce import publish
-from stillhouse.trainer.decisions import read_erasures
+from stillhouse.trainer.decisions import read_barred, read_erasures
 from stillhouse.trainer.jobs import Job, JobResult, Steps
 from stillhouse.trainer.planning import action_loss_of, next_plan, replay_of
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
@@ -98,6 +98,7 @@ def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, bas
         evaluate=validation,
         publish=partial(publish, kafka) if kafka else None,
         erasures=partial(read_erasures, kafka) if kafka else None,
+        barred=partial(read_barred, kafka) if kafka else None,
         replay=replay_of(window),
         action_loss=action_loss_of(window, trainer, base),
     )

@@ -28,7 +28,7 @@ class Waterfall(msgspec.Struct, frozen=True, kw_only=True):
         examples: rows of the trainer; more than `kept` where trajectories were cut into steps.
         supervised_tokens: tokens of them that carry loss.
         validation: the same stages for the validation side.
-        notes: what a reader must know beside the numbers, as sentences.
+        notes: what a reader must know beside the numbers, as sentences; not a part of the hash.
         manifest_hash: hash (hex) of inputs, settings and results.
     """
 

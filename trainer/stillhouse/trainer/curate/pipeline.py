@@ -97,9 +97,10 @@ def curate(
     flow = _Flow(drafts, tools.report)
     train, own, total = _train(flow, histograms or StepHistograms(), settings, counter, quota, tools)
     held, validation = _validation(drafts, settings, counter, tools)
-    waterfall = _waterfall(trajectories, flow, train, held, validation, held_out_notes(drafts, known))
+    waterfall = _waterfall(trajectories, flow, train, held, validation)
     parts = (_plain(settings), counter.identity, quota, total, [_input(d) for d in drafts], train, validation, waterfall)
-    waterfall = msgspec.structs.replace(waterfall, manifest_hash=_hash(parts))
+    # The notes are not hashed: they look at tasks that others may have placed since.
+    waterfall = msgspec.structs.replace(waterfall, manifest_hash=_hash(parts), notes=held_out_notes(drafts, known))
     waterfall.check()
     returned = frozenset(k for k, (stage, why) in flow.reasons.items() if (stage, why) == ("draw", NEW))
     return Curated(
@@ -152,12 +153,7 @@ def _train(
 
 
 def _waterfall(
-    trajectories: Sequence[Trajectory],
-    flow: _Flow,
-    train: Sequence[Example],
-    held: _Flow,
-    validation: Sequence[Example],
-    notes: tuple[str, ...],
+    trajectories: Sequence[Trajectory], flow: _Flow, train: Sequence[Example], held: _Flow, validation: Sequence[Example]
 ) -> Waterfall:
     return Waterfall(
         events=sum(t.revision for t in trajectories),
@@ -168,7 +164,6 @@ def _waterfall(
         supervised_tokens=sum(e.tokens for e in train),
         validation=held.stages,
         validation_examples=len(validation),
-        notes=notes,
     )
 
 
