@@ -35,7 +35,7 @@ def store(state: Path, family: str, *outcomes: str) -> None:
     """Add a row for each outcome."""
     found = context.load(state).store()
     before = len(found.trajectories(columns=["key"]))
-    rows = [{column.name: None for column in TRAJECTORIES.columns} for _ in outcomes]
+    rows: list[dict[str, Any]] = [{column.name: None for column in TRAJECTORIES.columns} for _ in outcomes]
     for number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True), before):
         row |= {"key": f"default/{number}", "task_id": HOSTILE, "family": family, "status": "ended", "outcome": outcome, "steps": 3}
     assert found.insert_if_absent("trajectories", rows) == len(outcomes)
