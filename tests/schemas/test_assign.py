@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.schemas.assign import Arm, Shares, assign, idle_shares, position, stage_shares
@@ -19,6 +19,7 @@ def ramp(champion: bool) -> list[Shares]:
     return [stage_shares(share, champion=champion, last=share == STAGES[-1], route="desk") for share in STAGES]
 
 
+@settings(deadline=None)
 @given(unit=st.text(max_size=40), salt=st.text(max_size=80), champion=st.booleans())
 def test_canary_and_teacher_only_grow(unit: str, salt: str, champion: bool) -> None:
     arms = [assign(unit, salt, shares) for shares in ramp(champion)]
@@ -28,6 +29,7 @@ def test_canary_and_teacher_only_grow(unit: str, salt: str, champion: bool) -> N
         assert set(arms[arms.index(Arm.TEACHER) :]) == {Arm.TEACHER}
 
 
+@settings(deadline=None)
 @given(unit=st.text(max_size=40), salt=st.text(max_size=80), canary=st.floats(0, 0.98), holdback=st.floats(0, 0.02))
 def test_without_a_champion_nothing_is_sent_to_one(unit: str, salt: str, canary: float, holdback: float) -> None:
     assert assign(unit, salt, stage_shares(canary, champion=False, last=False, holdback=holdback)) is not Arm.CHAMPION

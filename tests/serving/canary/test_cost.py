@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.schemas.errors import UsageError
@@ -13,6 +13,7 @@ money = st.floats(0, 5)
 share = st.floats(0, 1)
 
 
+@settings(deadline=None)
 @given(cost=money, success=share, budget=st.floats(0.01, 5), price=money)
 def test_a_score_is_between_0_and_1_and_falls_with_cost(cost: float, success: float, budget: float, price: float) -> None:
     found = cost_score(cost, success, budget=budget, price=price)
@@ -38,6 +39,7 @@ def test_no_negative_amounts(cost: float, budget: float, price: float) -> None:
         cost_score(cost, 1.0, budget=budget, price=price)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(money, share), max_size=20), st.lists(st.tuples(money, share), max_size=20))
 def test_money_adds_and_subtracts_exactly(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> None:
     first, second = (sum((Money.of(*unit) for unit in units), Money()) for units in (one, other))

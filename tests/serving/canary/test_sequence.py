@@ -5,7 +5,7 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.schemas.errors import UsageError
@@ -22,6 +22,7 @@ def of(good: int, units: int) -> Moments:
     return Moments.of(*[1.0] * good, *[0.0] * (units - good))
 
 
+@settings(deadline=None)
 @given(st.lists(score, max_size=40), st.randoms(use_true_random=False))
 def test_sums_do_not_depend_on_the_order_and_can_be_undone(scores: list[float], random: Random) -> None:
     shuffled = list(scores)
@@ -32,6 +33,7 @@ def test_sums_do_not_depend_on_the_order_and_can_be_undone(scores: list[float], 
     assert msgspec.json.decode(msgspec.json.encode(whole), type=Moments) == whole
 
 
+@settings(deadline=None)
 @given(moments)
 def test_the_smoothed_variance_is_never_zero(known: Moments) -> None:
     assert 0 < known.variance <= 0.25 + 1e-12
@@ -58,6 +60,7 @@ def test_the_formulas_by_hand() -> None:
     assert [found.estimate, found.lower, found.upper] == pytest.approx([estimate, estimate - half, estimate + half])
 
 
+@settings(deadline=None)
 @given(epochs, positive, level, st.randoms(use_true_random=False))
 def test_bounds_do_not_depend_on_the_order_of_epochs(
     known: list[tuple[Moments, Moments]], rho: float, alpha: float, random: Random
@@ -67,6 +70,7 @@ def test_bounds_do_not_depend_on_the_order_of_epochs(
     assert bounds(shuffled, rho, alpha) == bounds(known, rho, alpha)
 
 
+@settings(deadline=None)
 @given(epochs, moments, st.booleans(), positive, level)
 def test_an_epoch_without_both_arms_adds_nothing(
     known: list[tuple[Moments, Moments]], lonely: Moments, treated: bool, rho: float, alpha: float
@@ -76,6 +80,7 @@ def test_an_epoch_without_both_arms_adds_nothing(
     assert bounds([*known, silent], rho, alpha) == bounds(known, rho, alpha)
 
 
+@settings(deadline=None)
 @given(epochs, positive, level, level)
 def test_a_smaller_alpha_never_narrows(known: list[tuple[Moments, Moments]], rho: float, one: float, other: float) -> None:
     strict, loose = bounds(known, rho, min(one, other)), bounds(known, rho, max(one, other))
@@ -85,6 +90,7 @@ def test_a_smaller_alpha_never_narrows(known: list[tuple[Moments, Moments]], rho
     assert strict.lower <= loose.lower <= loose.estimate <= loose.upper <= strict.upper
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.data())
 def test_a_success_more_in_the_canary_raises_the_estimate(treated: int, control: int, data: st.DataObject) -> None:
     good, reference = data.draw(st.integers(0, treated - 1)), of(data.draw(st.integers(0, control)), control)
@@ -92,6 +98,7 @@ def test_a_success_more_in_the_canary_raises_the_estimate(treated: int, control:
     assert less is not None and more is not None and less.estimate < more.estimate
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.integers(2, 60), st.data())
 def test_swapping_the_arms_mirrors_the_bounds(treated: int, control: int, data: st.DataObject) -> None:
     one, other = of(data.draw(st.integers(0, treated)), treated), of(data.draw(st.integers(0, control)), control)
@@ -121,6 +128,7 @@ def test_simpsons_paradox_is_none() -> None:
     assert pooled.upper < -0.05
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 0.15), st.floats(0.1, 1e5))
 def test_rho_makes_the_boundary_narrowest_about_there(alpha: float, variance: float) -> None:
     rho = tuned_rho(variance, alpha)

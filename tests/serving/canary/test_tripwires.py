@@ -1,7 +1,7 @@
 """Trip-wires: a student that is plainly broken."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillhouse.serving.canary.tripwires import Health, Limits, Trip, tripped
@@ -39,6 +39,7 @@ def test_a_failed_attestation_trips_until_one_passes() -> None:
     assert tripped(failed.attestation(True)) is None
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=".me", max_size=300))
 def test_memory_is_bounded(requests: str) -> None:
     assert len(after(requests).errors) == min(len(requests), Limits().recent)
