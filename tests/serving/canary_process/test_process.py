@@ -145,3 +145,16 @@ def test_without_a_broker_it_ends_as_not_reachable(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=CLEAN, cwd=tmp_path)
     assert ended.returncode == 3
     assert json.loads(ended.stderr.splitlines()[-1])["error"].startswith("no Kafka broker answers")
+
+
+def test_settings_that_leave_no_control_are_refused_at_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "stillhouse.toml"
+    config.write_text(f'[routes.{ROUTE}]\nteacher_url = "http://127.0.0.1:1/v1"\nteacher_model = "t"\nholdback = 0.6\n')
+    command = [sys.executable, "-m", "stillhouse.serving.canary", "--config", str(config), "--state", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=CLEAN, cwd=tmp_path)
+    assert (ended.returncode, json.loads(ended.stderr.splitlines()[-1])["kind"]) == (2, "UsageError")
+
+
+def test_nothing_heavy_is_in_the_process() -> None:
+    code = "import sys, stillhouse.serving.canary.__main__; print(sorted({'torch', 'transformers', 'lancedb'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

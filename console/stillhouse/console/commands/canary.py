@@ -1,6 +1,8 @@
 """`stillhouse canary status|pause|resume|promote|rollback`."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -15,8 +17,6 @@ from stillhouse.serving.canary.candidates import next_student
 group = typer.Typer()
 
 COLUMNS = ["route", "champion", "canary", "share", "stage", "paused", "since", "verdict", "because", "next"]
-RouteOption = Annotated[str | None, typer.Option("--route", help="Which route [default: the only one with a canary].", show_default=False)]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the log.")]
 
 
 @group.command()
@@ -54,68 +54,42 @@ def _row(state: RouteState, verdict: CanaryVerdict | None) -> output.Row:
     }
 
 
-@group.command()
-def pause(
-    reason: ReasonOption,
-    route: RouteOption = None,
-    state: context.StateOption = None,
-    config: context.ConfigOption = None,
-    json: context.JsonOption = False,
-) -> None:
-    """Keep the canary at its share: no step up and no crown. What rolls back still does."""
-    _stay(context.load(state, config), route, reason, paused=True, as_json=json)
+def _stay(states: RouteStates, route: str | None, reason: str, *, paused: bool) -> StudentState:
+    now = decisions.running(states, route)
+    if now.paused is paused:
+        raise GateError(f"the canary is {'already' if paused else 'not'} paused", where=now.route)
+    where = {"share": now.share, "stage_index": now.stage_index, "final": now.final, "paused": paused}
+    return decisions.by_hand(now, now.canary or "", StudentStage.CANARY, reason, **where)
 
 
-@group.command()
-def resume(
-    reason: ReasonOption,
-    route: RouteOption = None,
-    state: context.StateOption = None,
-    config: context.ConfigOption = None,
-    json: context.JsonOption = False,
-) -> None:
-    """Let a paused canary go on."""
-    _stay(context.load(state, config), route, reason, paused=False, as_json=json)
+def _end(states: RouteStates, route: str | None, reason: str, *, stage: StudentStage) -> StudentState:
+    now = decisions.running(states, route)
+    return decisions.by_hand(now, now.canary or "", stage, reason)
 
 
-def _stay(loaded: context.Context, route: str | None, reason: str, *, paused: bool, as_json: bool) -> None:
-    def decide(states: RouteStates) -> StudentState:
-        now = decisions.running(states, route)
-        if now.paused is paused:
-            raise GateError(f"the canary is {'already' if paused else 'not'} paused", where=now.route)
-        where = {"share": now.share, "stage_index": now.stage_index, "final": now.final, "paused": paused}
-        return decisions.by_hand(now, now.canary or "", StudentStage.CANARY, reason, **where)
+def _decision(name: str, text: str, decide: Callable[[RouteStates, str | None, str], StudentState]) -> None:
+    """Add a command that decides about the running canary."""
 
-    decisions.show(decisions.publish(loaded.kafka, decide), as_json=as_json)
+    def command(
+        reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the log.")],
+        route: Annotated[
+            str | None, typer.Option("--route", help="Which route [default: the only one with a canary].", show_default=False)
+        ] = None,
+        state: context.StateOption = None,
+        config: context.ConfigOption = None,
+        json: context.JsonOption = False,
+    ) -> None:
+        done = decisions.publish(context.load(state, config).kafka, lambda states: decide(states, route, reason))
+        decisions.show(done, as_json=json)
 
-
-@group.command()
-def promote(
-    reason: ReasonOption,
-    route: RouteOption = None,
-    state: context.StateOption = None,
-    config: context.ConfigOption = None,
-    json: context.JsonOption = False,
-) -> None:
-    """Make the canary the champion, whatever the evidence says."""
-    _end(context.load(state, config), route, reason, StudentStage.CHAMPION, as_json=json)
+    group.command(name, help=text)(command)
 
 
-@group.command()
-def rollback(
-    reason: ReasonOption,
-    route: RouteOption = None,
-    state: context.StateOption = None,
-    config: context.ConfigOption = None,
-    json: context.JsonOption = False,
-) -> None:
-    """End the canary: its traffic returns, and the student is never tried again under this name."""
-    _end(context.load(state, config), route, reason, StudentStage.ROLLED_BACK, as_json=json)
-
-
-def _end(loaded: context.Context, route: str | None, reason: str, stage: StudentStage, *, as_json: bool) -> None:
-    def decide(states: RouteStates) -> StudentState:
-        now = decisions.running(states, route)
-        return decisions.by_hand(now, now.canary or "", stage, reason)
-
-    decisions.show(decisions.publish(loaded.kafka, decide), as_json=as_json)
+_decision("pause", "Keep the canary at its share: no step up and no crown. What rolls back still does.", partial(_stay, paused=True))
+_decision("resume", "Let a paused canary go on.", partial(_stay, paused=False))
+_decision("promote", "Make the canary the champion, whatever the evidence says.", partial(_end, stage=StudentStage.CHAMPION))
+_decision(
+    "rollback",
+    "End the canary: its traffic returns, and the student is never tried again under this name.",
+    partial(_end, stage=StudentStage.ROLLED_BACK),
+)

@@ -34,12 +34,17 @@ class Controller:
         routes: what each route says.
         name: as its records name it.
         clock: microseconds since the epoch.
+
+    Raises:
+        UsageError: a route's holdback leaves no control beside the last stage.
     """
 
     def __init__(
         self, kafka: KafkaSettings, settings: ControllerSettings, routes: Sequence[Terms], name: str, clock: Callable[[], int]
     ) -> None:
         self._settings, self._name, self._clock = settings, name, clock
+        for terms in routes:
+            settings.of_canary(terms.holdback)  # now, not when its first student comes
         self._terms = {terms.route: terms for terms in routes}
         self._traffic = {terms.route: Traffic(terms) for terms in routes}
         self._kafka, self._tail = kafka, Tail(kafka, TRAJECTORIES)
