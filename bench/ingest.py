@@ -217,7 +217,7 @@ def run(bootstrap: str, count: int, turns: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bootstrap-servers")
-    parser.add_argument("--events", type=int, default=100_800)
+    parser.add_argument("--events", type=int, default=302_400)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--child", choices=["bare", "faust"], help=argparse.SUPPRESS)
     parser.add_argument("--topic", help=argparse.SUPPRESS)
