@@ -110,14 +110,15 @@ def peft_mixed(base: Path, folder: Path, names: Sequence[str], rows: int, steps:
 @torch.inference_mode()
 def one_pass_each(model: ServedModel, names: Sequence[str], rows: int, steps: int) -> float:
     """CPU-seconds of the same step as one pass for each adapter with merged, packed weights."""
-    from stillhouse.serving.student.lanes import Lanes, arrange
+    from stillhouse.serving.student.attention import arrange
+    from stillhouse.serving.student.lanes import Lanes
     from stillhouse.serving.student.scheduler import Row, Running
 
     lanes, each = Lanes(model.shape, rows), rows // len(names)
     groups = []
     for g, name in enumerate(names):
         sequences = [Running(i, name, (1,), 1, 0.0, lane=g * each + i) for i in range(each)]
-        groups.append((name, arrange([Row(s, 0, 1, True) for s in sequences])[1]))
+        groups.append((name, arrange([Row(s, 0, 1, True) for s in sequences], {})[1]))
     return _per_step(lambda: [model.forward(n, [1] * each, lanes, layout, list(range(each))) for n, layout in groups], steps)
 
 

@@ -75,6 +75,37 @@ def test_a_shared_prefix_is_computed_once_even_when_all_come_at_the_same_time() 
     assert e.counters.prefilled < 100 + 5 * 6
 
 
+@pytest.mark.parametrize("kv_bytes", [1 << 26, 0])
+def test_long_shared_prompts_are_attended_in_one_place_and_say_the_same(kv_bytes: int) -> None:
+    head, other = prompts(1, seed=20, low=280, high=280)[0], prompts(1, seed=21, low=400, high=400)[0]
+    asked = [*(head + p for p in prompts(4, seed=22, high=20)), other, other[:300] + head[:30], *prompts(2, seed=23)]
+    e = engine(prefill_tokens=70, kv_bytes=kv_bytes)
+    for _ in range(2):  # the second time from the cache
+        results = run(e, asked)
+        assert [r.tokens for r in results] == [reference(p, 12) for p in asked]
+    assert [r.reused for r in results] == ([len(p) - 1 for p in asked] if kv_bytes else [0] * len(asked))
+    if kv_bytes:
+        assert e.counters.prefilled < 280 + 400 + len(asked) * 31 + 280
+
+
+def test_a_long_prompt_is_shared_between_turns_of_conversations_that_have_it() -> None:
+    head = prompts(1, seed=24, low=270, high=270)[0]
+    e, conversations = engine(batch=3), [head + p for p in prompts(4, seed=25)]
+    for turn in range(3):
+        results = run(e, conversations)
+        assert [r.tokens for r in results] == [reference(p, 12) for p in conversations]
+        conversations = [p + tuple(r.tokens) + x for p, r, x in zip(conversations, results, prompts(4, seed=26 + turn), strict=True)]
+
+
+def test_scores_of_a_long_prompt_are_the_models_own() -> None:
+    prompt = prompts(1, seed=30, low=420, high=420)[0]
+    result = run(engine(prefill_tokens=100), [prompt], max_new=0, logprobs=0, score_prompt=True)[0]
+    with torch.inference_mode():
+        scores = torch.log_softmax(random_llama()(torch.tensor([prompt])).logits[0], -1)
+    got = [x.logprob for x in result.prompt_logprobs if x]
+    assert got == pytest.approx([scores[i, t].item() for i, t in enumerate(prompt[1:])], abs=1e-4)
+
+
 def test_no_room_for_a_cache_still_answers_right() -> None:
     e = engine(kv_bytes=0)
     asked = prompts(2, seed=5)

@@ -2,17 +2,23 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby, takewhile
 
 import torch
 
+from stillhouse.serving.student.attention import arrange
 from stillhouse.serving.student.generation import FinishReason, Generation, Result
-from stillhouse.serving.student.lanes import Lanes, arrange, cut_segment
+from stillhouse.serving.student.lanes import Lanes, cut_segment
 from stillhouse.serving.student.model import ServedModel
 from stillhouse.serving.student.prefix_tree import PrefixTree
 from stillhouse.serving.student.sampling import Chooser, choose, logprobs
 from stillhouse.serving.student.scheduler import Limits, Row, Running, Scheduler
+
+
+# Tokens from which a segment is attended where it is, once for all sequences that have it; a shorter one is copied to each lane.
+_LONG = 256
 
 
 @dataclass(slots=True)
@@ -28,10 +34,13 @@ class Counters:
 
 @dataclass(eq=False, slots=True)
 class _Work:
+    """`apart` holds the segments (layers, 2, heads, tokens, head_dim) of the first `running.apart` tokens."""
+
     generation: Generation
     running: Running
     chooser: Chooser
     result: Result
+    apart: list[torch.Tensor] = field(default_factory=list)
 
 
 class Engine:
@@ -118,17 +127,24 @@ class Engine:
         return 0 if running.scored else self.tree.matched(running.adapter, running.prompt[:-1])
 
     def _reuse(self, running: Running) -> int:
-        """Load what the cache has of a prompt. The last token is always computed: its logits are needed."""
+        """Take what the cache has of a prompt: long segments at its beginning as they are, the rest as copies in the lane.
+
+        The last token is always computed: its logits are needed.
+        """
         if running.scored:
             return 0
-        reused = self._lanes.load(running.lane, self.tree.match(running.adapter, running.prompt[:-1]))
-        self._work[running.key].result.reused = reused
+        work, found = self._work[running.key], self.tree.match(running.adapter, running.prompt[:-1])
+        for segment, n in takewhile(lambda pair: pair[1] >= _LONG, found):
+            work.apart.append(segment[..., :n, :])
+            running.apart += n
+        reused = running.apart + self._lanes.load(running.lane, found[len(work.apart) :])
+        work.result.reused = reused
         self.counters.reused += reused
         return reused
 
     def _compute(self, rows: list[Row]) -> None:
-        ordered, layout = arrange(rows)
-        self._lanes.reserve(max(r.start + r.count for r in ordered))
+        ordered, layout = arrange(rows, {r.sequence.key: self._work[r.sequence.key].apart for r in rows})
+        self._lanes.reserve(max(r.start + r.count - r.sequence.apart for r in ordered))
         ids = [t for r in ordered for t in r.sequence.ids[r.start : r.start + r.count]]
         wanted: list[int] = []
         at = 0
@@ -154,7 +170,8 @@ class Engine:
             if row.last:
                 last.append((work, at + count - 1))
                 if running.done == len(running.prompt):
-                    self._keep(running)
+                    self._keep(work)
+            self._set_apart(work)
             at += count
         tokens = choose(logits[[i for _, i in last]], [w.chooser for w, _ in last]) if last else []
         for (work, i), token in zip(last, tokens, strict=True):
@@ -177,15 +194,32 @@ class Engine:
             self._finish(work, "length")
         return None
 
-    def _keep(self, running: Running) -> None:
-        """Store a lane's keys and values under their tokens, so that the next prompt that begins with them finds them."""
-        self.tree.insert(running.adapter, running.ids[: running.done], lambda a, b: self._lanes.take(running.lane, a, b))
+    def _set_apart(self, work: _Work) -> None:
+        """Move a lane that has grown long to a segment of its own: lanes are all as long as the longest."""
+        running = work.running
+        if running.done - running.apart >= _LONG:
+            work.apart.append(self._lanes.take(running.lane, 0, running.done - running.apart))
+            running.apart = running.done
+
+    def _keep(self, work: _Work) -> None:
+        """Store keys and values under their tokens, so that the next prompt that begins with them finds them."""
+        self.tree.insert(work.running.adapter, work.running.ids[: work.running.done], partial(self._take_kv, work))
+
+    def _take_kv(self, work: _Work, start: int, end: int) -> torch.Tensor:
+        """A copy of the keys and values of tokens `start … end-1`, wherever they are."""
+        pieces, at = [], 0
+        for segment in work.apart:
+            pieces.append(segment[..., max(0, start - at) : max(0, end - at), :])
+            at += segment.shape[-2]
+        if end > at:
+            pieces.append(self._lanes.take(work.running.lane, max(0, start - at), end - at))
+        return torch.cat(pieces, -2)
 
     def _finish(self, work: _Work, reason: FinishReason) -> None:
         running = work.running
         del self._work[running.key]
         self.scheduler.remove(running.key)
         if running.lane >= 0 and running.done > len(running.prompt) and work.result.error is None:
-            self._keep(running)
+            self._keep(work)
         work.result.finish = reason
         work.generation.on_end(work.result)

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stillhouse.schemas.errors import PermanentError
-from stillhouse.serving.student.lanes import ATTENTION, KvShape, Lanes, Layout
+from stillhouse.serving.student.attention import ATTENTION, Layout
+from stillhouse.serving.student.lanes import KvShape, Lanes
 from stillhouse.serving.student.weights import WeightSets
 
 

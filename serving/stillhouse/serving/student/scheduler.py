@@ -34,7 +34,8 @@ class Limits:
 
 @dataclass(eq=False, slots=True)
 class Running:
-    """One sequence. `ids` grows by what is generated; the first `done` of them have their keys and values in the lane.
+    """One sequence. `ids` grows by what is generated; the first `done` of them have keys and values: `apart` of these in
+    long segments of their own, the rest in the lane.
 
     `scored` asks for the log-probability of every prompt token, so nothing of the prompt may come from the cache.
     """
@@ -47,6 +48,7 @@ class Running:
     scored: bool = False
     ids: list[int] = field(default_factory=list)
     done: int = 0
+    apart: int = 0
     lane: int = -1
     behind: "Running | None" = None
 
