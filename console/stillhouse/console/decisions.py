@@ -16,7 +16,7 @@ from stillhouse.schemas.facts import CanaryVerdict, StudentStage, StudentState
 from stillhouse.schemas.route_state import RouteState, RouteStates
 from stillhouse.schemas.topics import VERDICTS
 from stillhouse.sdk.kafka import KafkaSettings
-from stillhouse.serving.canary.follow import Decision, Tail
+from stillhouse.serving.canary.follow import Tail, Written
 from stillhouse.serving.canary.publish import StudentsLog
 
 ATTEMPTS = 5
@@ -28,7 +28,7 @@ class Read:
     """What the log says now."""
 
     states: RouteStates
-    decisions: list[Decision]
+    decisions: list[Written]
     verdicts: dict[str, CanaryVerdict]
 
 

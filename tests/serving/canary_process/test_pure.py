@@ -192,8 +192,8 @@ def test_a_step_up_waits_for_a_resume_and_a_rollback_does_not() -> None:
     assert step.record is not None and (step.record.share, step.record.stage_index, step.record.final) == (0.5, 1, True)
     paused = msgspec.structs.replace(running, paused=True)
     held = controller.move(paused, decision, by="c", at=NOON, excluded={"unknown_arm": 1})
-    assert (held.record, held.verdict and held.verdict.verdict) == (None, "hold")
-    assert held.verdict is not None and json.loads(held.verdict.numbers)["reason"] == "paused"
+    assert (held.record, held.verdict.verdict, held.reason) == (None, "hold", "paused")
+    assert json.loads(held.verdict.numbers)["reason"] == "paused"
     back = controller.move(paused, msgspec.structs.replace(decision, verdict=Verdict.ROLLBACK), by="c", at=NOON, excluded={})
     assert back.record is not None and back.record.stage is StudentStage.ROLLED_BACK
 

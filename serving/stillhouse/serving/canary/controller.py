@@ -30,12 +30,14 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be written.
 
     Args:
-        record: for `students`; None where only the verdict is recorded.
         verdict: for `canary.verdicts`, written first, so that no decision is without its numbers.
+        reason: of the verdict, in few distinct words.
+        record: for `students`; None where everything stays as it is.
     """
 
+    verdict: CanaryVerdict
+    reason: str
     record: StudentState | None = None
-    verdict: CanaryVerdict | None = None
 
 
 def experiment_of(state: RouteState) -> Experiment:
@@ -133,7 +135,8 @@ def move(state: RouteState, decision: Decision, *, by: str, at: int, excluded: M
         alpha_after=decision.alpha_after,
         decided_at=at,
     )
-    return Move(record=None if found is Verdict.HOLD else _next(state, found, reason, by, at), verdict=verdict)
+    record = None if found is Verdict.HOLD else _next(state, found, reason, by, at)
+    return Move(verdict=verdict, reason=reason, record=record)
 
 
 def _next(state: RouteState, verdict: Verdict, reason: str, by: str, at: int) -> StudentState:

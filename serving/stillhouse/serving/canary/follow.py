@@ -102,7 +102,7 @@ class Tail:
             await self._consumer.stop()
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Written(msgspec.Struct, frozen=True):
     """One record of the topic `students` as it was read, and whether it was followed."""
 
     offset: int
@@ -115,7 +115,7 @@ class Students:
 
     def __init__(self) -> None:
         self.states = RouteStates()
-        self.decisions: list[Decision] = []
+        self.decisions: list[Written] = []
         self._epochs: dict[str, dict[int, RouteState]] = {}
         self._crowned: dict[str, int] = {}
 
@@ -131,7 +131,7 @@ class Students:
     def take(self, offset: int, record: StudentState) -> None:
         """Take one decision."""
         after = self.states.apply(offset, record)
-        self.decisions.append(Decision(offset, record, after is not self.states))
+        self.decisions.append(Written(offset, record, after is not self.states))
         if after.of(record.route).champion != self.states.of(record.route).champion:
             self._crowned[record.route] = record.decided_at
         self.states = after
@@ -151,7 +151,7 @@ class Students:
         """When the present champion began to serve, microseconds since the epoch; 0 without one."""
         return self._crowned.get(route, 0)
 
-    def history(self, route: str) -> Sequence[Decision]:
+    def history(self, route: str) -> Sequence[Written]:
         """Every record about a route, oldest first."""
         return [decision for decision in self.decisions if decision.record.route == route]
 

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from stillhouse.schemas.errors import PermanentError, RetryableError
-from stillhouse.schemas.facts import StudentStage, StudentState, TrajectoryFacts, Watermark
+from stillhouse.schemas.facts import CanaryVerdict, StudentStage, StudentState, TrajectoryFacts, Watermark
 from stillhouse.schemas.route_state import RouteState
 from stillhouse.schemas.topics import EVENTS, TRAJECTORIES
 from stillhouse.sdk.kafka import KafkaSettings
@@ -142,23 +142,21 @@ class Controller:
             ],
         )
         move = controller.move(state, decision, by=self._name, at=self._clock(), excluded=traffic.excluded)
-        self._wait(route, decision.reason)
+        self._wait(route, move.reason)
         await self._write(state, move)
 
     async def _write(self, state: RouteState, move: Move) -> None:
         """The verdict, then the decision: one without its numbers would never have them."""
-        if move.verdict is not None and (move.record is not None or self._due(state, move)):
+        if move.record is not None or self._due(state, move.verdict):
             await self.log.verdict(move.verdict)
             self._recorded[state.experiment] = move.verdict.decided_at
         if move.record is not None:
-            reason = msgspec.json.decode(move.verdict.numbers)["reason"] if move.verdict else ""
-            await self._publish(move.record, verdict=move.verdict.verdict if move.verdict else move.record.stage.value, reason=reason)
+            await self._publish(move.record, verdict=move.verdict.verdict, reason=move.reason)
 
-    def _due(self, state: RouteState, move: Move) -> bool:
+    def _due(self, state: RouteState, verdict: CanaryVerdict) -> bool:
         """Whether a verdict to hold is to be recorded now."""
-        assert move.verdict is not None
         last = self._recorded.get(state.experiment, state.started)
-        return self._settings.record_s > 0 and move.verdict.decided_at - last >= self._settings.record_s * SECOND
+        return self._settings.record_s > 0 and verdict.decided_at - last >= self._settings.record_s * SECOND
 
     async def _next(self, terms: Terms, state: RouteState, watermark: int) -> None:
         """Look for the next student of a route without a canary."""
