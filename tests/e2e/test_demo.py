@@ -9,16 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.cli import stillhouse
+from tests.support.cli import Ran, stillhouse
 from tests.support.waiting import until
 
 
 @pytest.mark.model
 @pytest.mark.timeout(600)
-def test_the_fast_demo_leaves_a_whole_report(tmp_path: Path) -> None:
-    ran = stillhouse("demo", "--fast", "--json", state=tmp_path, timeout=580)
-    assert ran.code == 0, ran.err
-    folder = tmp_path / "demo-fast-1" / "report"
+def test_the_fast_demo_leaves_a_whole_report(fast_demo: tuple[Path, Ran]) -> None:
+    state, ran = fast_demo
+    folder = state / "demo-fast-1" / "report"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == ran.json
     assert summary["claims"] is False and summary["seed"] == 1
@@ -32,11 +31,8 @@ def test_the_fast_demo_leaves_a_whole_report(tmp_path: Path) -> None:
         assert all(stage["in"] == stage["kept"] + sum(stage["dropped"].values()) for stage in waterfall["stages"])
     episodes = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
     assert len(episodes) == 8 * 6  # the teacher, three students, and the base model with and without examples
-    html = (folder / "report.html").read_text()
-    for chart in ("success.png", "pareto.png", "losses.png", "waterfall-1.png"):
-        assert chart in html and (folder / chart).stat().st_size > 1000
-    assert "stand-in teacher (scripted), priced as gpt-4o by genai-prices" in html
-    again = stillhouse("demo", "--fast", state=tmp_path)
+    assert summary["notice"] == "stand-in teacher (scripted), priced as gpt-4o by genai-prices"
+    again = stillhouse("demo", "--fast", state=state)
     assert again.code == 2 and "was run here before" in again.err
 
 
