@@ -69,7 +69,7 @@ def test_a_plan_says_where_no_task_can_judge(tmp_path: Path) -> None:
     settings = with_changes(SETTINGS, **shares)
     view = TRAINER.render().for_model(desk.base)
     report = plan_report(desk.store, next_plan(desk.store, settings, TRAINER, None), settings, view, desk.base)
-    assert [n.partition(";")[0] for n in report["notes"]] == [f"{f}: no task is on the test side" for f in "ab"]
+    assert [n.partition(";")[0] for n in report["notes"]] == ["a, b: no task is on the test side"]
     assert set(report["stages"][0]["notes"]["tasks"]) == {"train", "validation"}
     assert sum(report["stages"][0]["notes"]["tasks"].values()) == 40
     both = with_changes(SETTINGS, test_share=0.4, validation_share=0.4)

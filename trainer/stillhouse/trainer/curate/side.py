@@ -11,6 +11,11 @@ from stillhouse.trainer.curate.stage import StageResult, decide
 from stillhouse.trainer.examples import Side
 from stillhouse.trainer.ledger import LeaderLedger, TaskText
 
+_WITHOUT = {
+    Side.TEST: "evaluation of this family will be pooled with others, or absent",
+    Side.VALIDATION: "no loss of this family stops training early or judges the student",
+}
+
 
 def task_key(trajectory: Trajectory) -> str:
     """The task's id, else a hash of tenant, family, folded instruction and first tool result."""
@@ -57,12 +62,8 @@ def held_out_notes(drafts: Iterable[Draft], ledger: LeaderLedger) -> tuple[str, 
     families: dict[str, set[str]] = {}
     for draft in drafts:
         families.setdefault(draft.family, set()).add(draft.tenant)
-    notes = []
-    for family, tenants in sorted(families.items()):
-        name = family or "(no family)"
-        sides = {found for tenant in tenants for found in ledger.sides(tenant, family)}
-        if Side.TEST not in sides:
-            notes.append(f"{name}: no task is on the test side; evaluation of this family will be pooled with others, or absent")
-        if Side.VALIDATION not in sides:
-            notes.append(f"{name}: no task is on the validation side; no loss of this family stops training early or judges the student")
-    return tuple(notes)
+    sides = {f: {found for tenant in tenants for found in ledger.sides(tenant, f)} for f, tenants in sorted(families.items())}
+    missing = {place: [f or "(no family)" for f, found in sides.items() if place not in found] for place in _WITHOUT}
+    return tuple(
+        f"{', '.join(names)}: no task is on the {place.value} side; {_WITHOUT[place]}" for place, names in missing.items() if names
+    )
