@@ -118,6 +118,28 @@ METRICS: tuple[Metric, ...] = (
     Metric("stillhouse_canary_watermark_seconds", "gauge", "How far all events were read (Unix time)."),
     Metric("stillhouse_canary_lag_seconds", "gauge", "Wall clock minus watermark: decisions wait for it."),
     Metric("stillhouse_canary_errors_total", "counter", "Looks that ended because the broker was away."),
+    # gateway
+    Metric("stillhouse_gateway_requests_total", "counter", "Chat requests by who answered and HTTP status.", ("route", "variant", "code")),
+    Metric("stillhouse_gateway_request_seconds", "histogram", "Time of a chat request to its last byte.", ("route", "variant")),
+    Metric("stillhouse_gateway_rejected_total", "counter", "Requests refused before they reached a variant, by reason.", ("reason",)),
+    Metric("stillhouse_gateway_teacher_errors_total", "counter", "Requests that the teacher failed, by reason.", ("route", "reason")),
+    Metric("stillhouse_gateway_fallbacks_total", "counter", "Requests that a student failed, by reason.", ("route", "student", "reason")),
+    Metric(
+        "stillhouse_gateway_diverted_total",
+        "counter",
+        "Requests that another than their arm's student served: uncovered, not_ready, taken_over, unenrolled.",
+        ("route", "reason"),
+    ),
+    Metric("stillhouse_gateway_tokens_total", "counter", "Tokens by who took them, and kind.", ("route", "variant", "kind")),
+    Metric("stillhouse_gateway_cost_micro_usd_total", "counter", "Millionths of a dollar spent.", ("route", "variant")),
+    Metric("stillhouse_gateway_unpriced_total", "counter", "Answers with tokens that cost nothing: a price is missing.", ("route", "variant")),
+    Metric("stillhouse_gateway_estimated_total", "counter", "Answers whose tokens the upstream did not say.", ("route", "variant")),
+    Metric("stillhouse_gateway_capture_refused_total", "counter", "Events that the capture did not take."),
+    Metric("stillhouse_gateway_memory_errors_total", "counter", "Commits of the gateway's memory that failed."),
+    Metric("stillhouse_gateway_outcomes_total", "counter", "Outcomes taken, by source.", ("source",)),
+    Metric("stillhouse_gateway_open_requests", "gauge", "Chat requests under way."),
+    Metric("stillhouse_gateway_students_offset", "gauge", "Offset of the last decision that the gateway follows.", ("route",)),
+    Metric("stillhouse_gateway_student_ready", "gauge", "1 when a student is loaded, warmed and attested.", ("route", "student")),
 )
 """A comment heads each plane's part."""
 

@@ -27,6 +27,7 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
         horizon_s: how long an outcome may take, seconds.
         latency_limit_ms: requests over it count as slow.
         max_cost_usd: the most that a trajectory may cost.
+        teacher_timeout_s: a teacher that says nothing for longer is given up.
         student_timeout_s: a student that takes longer is replaced by the teacher within the request.
         engine_url: the students' server.
         replica_usd_per_hour: what it costs.
@@ -47,6 +48,7 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
     horizon_s: Positive = 3600.0
     latency_limit_ms: Positive = 30_000.0
     max_cost_usd: Positive = 1.0
+    teacher_timeout_s: Positive = 600.0
     student_timeout_s: Positive = 30.0
     engine_url: str = ""
     replica_usd_per_hour: Price = 0.0

@@ -1,0 +1,79 @@
+"""`python -m stillhouse.serving.gateway`: the gateway as a process. Prints one JSON line when it listens."""
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from stillhouse.schemas.errors import StillhouseError
+from stillhouse.sdk.config import Config
+from stillhouse.serving.gateway.backend import StudentEngine
+from stillhouse.serving.gateway.server import Gateway, Ports
+
+log = structlog.get_logger()
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stillhouse.serving.gateway", description="Answer agents: teacher and students.")
+    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
+    parser.add_argument("--config", type=Path, help="stillhouse.toml")
+    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
+    parser.add_argument("--host", default="127.0.0.1", help="for clients; other than loopback needs keys")
+    parser.add_argument("--port", type=int, default=0, help="for clients; 0 for any")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="of the admin port")
+    parser.add_argument("--metrics-port", type=int, default=0, help="the admin port; 0 for any")
+    return parser.parse_args(argv)
+
+
+def _engines(config: Config) -> Mapping[str, StudentEngine]:
+    return {}
+
+
+async def _serve(args: argparse.Namespace) -> None:
+    config = Config.load(args.config, state=args.state, overrides={"kafka.bootstrap_servers": args.bootstrap_servers})
+    gateway, stop = Gateway(config, _engines(config)), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    url, admin = await gateway.start(Ports(args.host, args.port, args.metrics_host, args.metrics_port))
+    print(json.dumps({"ready": "gateway", "url": url, "admin": admin, "pid": os.getpid()}), flush=True)
+    await stop.wait()
+    await gateway.stop()
+
+
+def _log_as_json() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM; the exit code."""
+    _log_as_json()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # requests hold few cycles; looking for them often costs more than they do
+    try:
+        asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
+    except StillhouseError as error:
+        log.error("the gateway ends", error=str(error), kind=type(error).__name__)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
