@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -14,6 +15,7 @@ from stillhouse.schemas.errors import StillhouseError
 
 # Into a file or a pipe a table keeps its columns: what cuts it there is not the width of anybody's window.
 WIDE = 200
+_UNBOUNDED = 10_000
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
 
@@ -46,7 +48,14 @@ def show_list(items: Sequence[Row], columns: Sequence[str], *, as_json: bool, em
     if not items:
         out.print(_plain(empty))
         return
-    out.print(table([[item.get(c) for c in columns] for item in items], columns))
+    print_table(table([[item.get(c) for c in columns] for item in items], columns))
+
+
+def print_table(view: Table) -> None:
+    """A table with every row on one line: the terminal wraps what is wider than it, and a name can still be copied whole."""
+    needed = Measurement.get(out, out.options.update(max_width=_UNBOUNDED), view).maximum
+    console = out if needed <= out.width else Console(file=out.file, highlight=False, width=needed, force_terminal=out.is_terminal)
+    console.print(view)
 
 
 def show_object(value: Row, *, as_json: bool) -> None:
@@ -60,12 +69,12 @@ def show_object(value: Row, *, as_json: bool) -> None:
     out.print(grid)
 
 
-def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> Table:
-    """A plain table; numbers to the right."""
+def table(rows: Sequence[Sequence[Any]], columns: Sequence[str], wrapped: Sequence[str] = ()) -> Table:
+    """A plain table; numbers to the right. Only the `wrapped` columns may take several lines."""
     view = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
         numbers = bool(rows) and all(isinstance(r[place], int | float) or r[place] is None for r in rows)
-        view.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        view.add_column(column, justify="right" if numbers else "left", no_wrap=column not in wrapped)
     for row in rows:
         view.add_row(*(_cell(value) for value in row))
     return view
@@ -79,7 +88,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_cell(v) for v in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{_plain(str(k))} {_cell(v)}" for k, v in value.items()) or "-"
+        inner = ((_plain(str(k)), f"({_cell(v)})" if isinstance(v, dict) else _cell(v)) for k, v in value.items())
+        return ", ".join(f"{name} {text}" for name, text in inner) or "-"
     return _plain(str(value))
 
 

@@ -153,7 +153,7 @@ def _print_result(state: Path, result: dict[str, Any]) -> None:
 def show_waterfall(report: dict[str, Any]) -> None:
     """What each stage of curation got, kept and dropped, as a table."""
     rows = [[s["name"], s["in"], s["kept"], s.get("dropped") or {}, s.get("notes") or {}] for s in report["stages"]]
-    output.out.print(output.table(rows, ["stage", "in", "kept", "dropped", "notes"]))
+    output.out.print(output.table(rows, ["stage", "in", "kept", "dropped", "notes"], wrapped=("dropped", "notes")))
     counts = f"{report['events']} events, {report['trajectories']} trajectories, {report['kept']} kept, {report['examples']} examples"
     output.out.print(f"{counts}, {report['supervised_tokens']} supervised tokens; manifest {report['manifest_hash']}", soft_wrap=True)
     for note in report["notes"]:

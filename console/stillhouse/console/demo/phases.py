@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass
@@ -74,5 +75,5 @@ class Phases:
         for phase in self.phases:
             over = phase.seconds is not None
             seconds = phase.seconds if phase.seconds is not None else self.clock() - phase.began
-            grid.add_row("[green]✓[/]" if over else Spinner("dots"), phase.name, f"{seconds:6.1f} s", f"[dim]{phase.news}[/]")
+            grid.add_row("[green]✓[/]" if over else Spinner("dots"), phase.name, f"{seconds:6.1f} s", Text(phase.news, style="dim"))
         return grid
