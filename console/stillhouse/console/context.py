@@ -1,7 +1,6 @@
 """What every command needs: settings, state folder, broker and store of the stack that runs (or of the configuration)."""
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Context:
         """The broker: the running stack's, else the configured one.
 
         Raises:
-            UnreachableError: no stack runs, none is configured, and nothing answers at the embedded broker's address.
+            UnreachableError: no stack runs in this state folder, and no Kafka is configured.
         """
         settings = self.config.section("kafka", KafkaSettings)
         record = records.read(self.state)
@@ -54,15 +53,17 @@ class Context:
 
     @property
     def external(self) -> str | None:
-        """The Kafka that the configuration names; None where the embedded broker is meant."""
-        servers = self.config.section("kafka", KafkaSettings).bootstrap_servers
-        return None if servers == KafkaSettings().bootstrap_servers else servers
+        """The Kafka that the configuration names; None where the embedded broker is meant.
+
+        What happens to listen at the embedded broker's address is not asked: it may be the stack of another state folder.
+        """
+        return self.config.section("kafka", KafkaSettings).bootstrap_servers if self.config.is_set("kafka.bootstrap_servers") else None
 
     @property
     def has_broker(self) -> bool:
-        """Whether a stack runs here, another Kafka is configured, or something answers at the embedded broker's address."""
+        """Whether a stack runs in this state folder, or a Kafka is configured."""
         record = records.read(self.state)
-        return bool(record and record.supervisor.alive) or self.external is not None or _listens(KafkaSettings().bootstrap_servers)
+        return bool(record and record.supervisor.alive) or self.external is not None
 
     def store(self) -> Store:
         """The trajectories, windows and students: `[store] uri`, else `lance/` of the state folder.
@@ -73,15 +74,6 @@ class Context:
         settings = self.config.section("store", StoreSettings)
         self.config.state_dir("lance")  # claims the state folder's format, wherever the store itself is
         return Store.open(settings.location(self.state))
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=0.5):
-            return True
-    except OSError:
-        return False
 
 
 def load(state: Path | None, config: Path | None = None, overrides: Mapping[str, object] | None = None) -> Context:

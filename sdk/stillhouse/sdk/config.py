@@ -144,6 +144,15 @@ class Config:
         """
         return {key: self.section(f"{name}.{key}", kind) for key in self._tree.get(name, {})}
 
+    def is_set(self, dotted: str) -> bool:
+        """Whether somebody wrote this setting (`kafka.prefix`) down, even if with the value that it has by default."""
+        tree: Any = self._tree
+        for part in dotted.split("."):
+            if not isinstance(tree, dict) or part not in tree:
+                return False
+            tree = tree[part]
+        return True
+
     def state_dir(self, name: str) -> Path:
         """A folder of the state folder, made if need be.
 
