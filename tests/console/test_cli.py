@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.console import cli
+from stillhouse.console import cli, context
+from stillhouse.schemas.errors import UnreachableError
+from stillhouse.sdk.kafka import KafkaSettings
 from tests.support.cli import CLEAN, stillhouse
 
 
@@ -112,3 +114,12 @@ def test_the_embedded_broker_runs_alone(tmp_path: Path) -> None:
         broker.terminate()
     assert broker.returncode == 0
     assert taken.code == 1 and "another --port" in taken.err
+
+
+def test_whatever_listens_at_the_default_address_is_not_ours_unless_configured(tmp_path: Path) -> None:
+    servers = KafkaSettings().bootstrap_servers
+    assert context.load(tmp_path).has_broker is False
+    configured = context.load(tmp_path, overrides={"kafka.bootstrap_servers": servers})  # the same address, but said
+    assert configured.has_broker and configured.external == configured.kafka.bootstrap_servers == servers
+    with pytest.raises(UnreachableError, match="no broker is known"):
+        _ = context.load(tmp_path).kafka
