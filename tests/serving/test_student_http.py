@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import openai
 import pytest
 import torch
@@ -290,6 +291,43 @@ def test_sigterm_lets_open_requests_end_and_no_new_ones_begin(base: Path, tmp_pa
         engine.stop()
         with pytest.raises(openai.APIConnectionError):
             client.with_options(max_retries=0).models.list()
+
+
+async def test_a_killed_server_leaves_no_half_answer_and_nothing_stale(base: Path, students: Path, tmp_path: Path) -> None:
+    """kill -9 with requests open: each ends in a connection error; a new process knows no adapter until it is loaded again."""
+    asked: dict[str, Any] = {"prompt": [5, 6, 9], "temperature": 0, "max_tokens": 40, "extra_body": {"ignore_eos": True}}
+    answers = []
+    for crash in (True, False):
+        with student_engine(base, students=students, log=tmp_path / "log", threads=1) as engine:
+            async with openai.AsyncOpenAI(base_url=engine.base_url, api_key="x", max_retries=0) as client:
+                with pytest.raises(openai.NotFoundError):
+                    await client.completions.create(model="one", **asked)
+                engine.load("one", students / "one")
+                answers.append((await client.completions.create(model="one", **asked)).choices[0].text)
+                if not crash:
+                    engine.load("two", students / "two")
+                    assert (await client.completions.create(model="two", **asked)).choices[0].text != answers[0]
+                    continue
+                long = {**asked, "max_tokens": 1500}
+                stream = await client.completions.create(model="one", **long, stream=True)
+                await anext(stream)  # it is in the middle of its answer
+                whole = [asyncio.create_task(client.completions.create(model="one", **long)) for _ in range(3)]
+                await _until_running(engine, 1)
+                os.kill(engine.pid, signal.SIGKILL)
+                ends = await asyncio.gather(*whole, return_exceptions=True)
+                assert all(isinstance(end, openai.APIConnectionError) for end in ends), ends
+                with pytest.raises((openai.APIConnectionError, httpx.HTTPError)):
+                    async for _ in stream:
+                        pass
+    assert answers[0] == answers[1]
+
+
+async def _until_running(engine: StudentEngine, more_than: int) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        while True:
+            async with session.get(f"{engine.url}/metrics") as response:
+                if value(await response.text(), "stillhouse_student_running_requests") > more_than:
+                    return
 
 
 @pytest.mark.parametrize("options", [["--model", "nowhere"], ["--model", "nowhere", "--threads", "0"]])

@@ -151,7 +151,8 @@ def attend(
         rows, seen = slice(span.at, span.at + span.count), slice(0, span.start + span.count)
         out[rows], weight[rows] = _attend_span(grouped[rows], keys[span.lane, :, seen], values[span.lane, :, seen], span.mask, scaling)
     for common in layout.common:
-        part, part_weight = _attend_common(grouped[common.rows], *common.segment[layer], scaling)
+        keys_there, values_there = common.segment[layer]
+        part, part_weight = _attend_common(grouped[common.rows], keys_there, values_there, scaling)
         out[common.rows], weight[common.rows] = _merge(out[common.rows], weight[common.rows], part, part_weight)
     return out.view(query.shape).transpose(1, 2), None
 
@@ -179,8 +180,8 @@ def _attend_singles(grouped: torch.Tensor, keys: torch.Tensor, values: torch.Ten
 def _attend_span(grouped: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> Parts:
     """A prompt piece over its own lane. Key heads go as the batch, so that their query heads share them without a copy."""
     query = grouped.permute(1, 2, 0, 3)
-    shared = (x[:, None].expand(-1, query.shape[1], -1, -1) for x in (keys, values))
-    out, weight = _flash(query, *shared, mask, mask is None, scaling)
+    keys, values = (x[:, None].expand(-1, query.shape[1], -1, -1) for x in (keys, values))
+    out, weight = _flash(query, keys, values, mask, mask is None, scaling)
     return out.permute(2, 0, 1, 3), weight.permute(2, 0, 1)
 
 

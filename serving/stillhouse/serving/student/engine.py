@@ -16,7 +16,6 @@ from stillhouse.serving.student.prefix_tree import PrefixTree
 from stillhouse.serving.student.sampling import Chooser, choose, logprobs
 from stillhouse.serving.student.scheduler import Limits, Row, Running, Scheduler
 
-
 # Tokens from which a segment is attended where it is, once for all sequences that have it; a shorter one is copied to each lane.
 _LONG = 256
 

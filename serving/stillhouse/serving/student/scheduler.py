@@ -34,9 +34,9 @@ class Limits:
 
 @dataclass(eq=False, slots=True)
 class Running:
-    """One sequence. `ids` grows by what is generated; the first `done` of them have keys and values: `apart` of these in
-    long segments of their own, the rest in the lane.
+    """One sequence. `ids` grows by what is generated; the first `done` of them have their keys and values.
 
+    The first `apart` of these are in long segments outside of the lane, the rest is in the lane.
     `scored` asks for the log-probability of every prompt token, so nothing of the prompt may come from the cache.
     """
 
