@@ -1,7 +1,9 @@
 """Teacher traffic through the gateway: bytes, events, money, and every way in which an upstream or a client goes wrong."""
 
 import asyncio
+import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,21 @@ from aiohttp import web
 
 from stillhouse.schemas.events import PolicyRole, StepTaken, TrajectoryStarted
 from stillhouse.schemas.fold import fold
-from tests.serving.gateway.world import ASK, CALL, DONE, TOOLS, USAGE_CHUNK, Desk, Upstream, chunk, completion, running, settled, stream
+from tests.serving.gateway.world import (
+    ASK,
+    CALL,
+    DONE,
+    TOOLS,
+    USAGE_CHUNK,
+    Desk,
+    Upstream,
+    busy_teacher,
+    chunk,
+    completion,
+    running,
+    settled,
+    stream,
+)
 
 
 async def call_then_speak(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -70,9 +86,8 @@ async def test_the_stock_client_makes_one_trajectory_that_folds(desk: Desk, stre
 
 async def test_bytes_and_unknown_fields_go_through(desk: Desk) -> None:
     async def odd(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.Response(
-            body=b'{"choices":[{"message":{"role":"assistant","content":"x","new":1}}],  "more":2}', content_type="application/json"
-        )
+        odd_body = b'{"choices":[{"message":{"role":"assistant","content":"x","new":1}}],  "more":2}'
+        return web.Response(body=odd_body, content_type="application/json")
 
     desk.upstream.behave = odd
     status, body, headers = await desk.chat(extra={"seed": 7, "someday": {"a": 1}})
@@ -141,15 +156,11 @@ async def no_completion(request: web.Request, body: dict[str, Any]) -> web.Strea
     return web.json_response({"choices": "none"})
 
 
-async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return web.Response(status=503, body=b"try later", content_type="text/plain")
-
-
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("behaviour", "status", "code"),
     [(hang, 504, "upstream_timeout"), (reset, 502, "upstream_broke_off"), (garbage, 502, "upstream_invalid"),
-     (no_completion, 502, "upstream_invalid"), (busy, 503, "upstream_error")],
+     (no_completion, 502, "upstream_invalid"), (busy_teacher, 503, "upstream_error")],
 )  # fmt: skip
 async def test_an_upstream_that_fails_is_an_openai_error(
     tmp_path: Path, upstream: Upstream, behaviour: Any, status: int, code: str, streamed: bool
@@ -164,7 +175,7 @@ async def test_an_upstream_that_fails_is_an_openai_error(
         assert (await desk.chat())[0] == 200
 
 
-async def test_an_upstream_that_is_not_there(tmp_path: Path, upstream: Upstream, unused_tcp_port_factory: Any = None) -> None:
+async def test_an_upstream_that_is_not_there(tmp_path: Path, upstream: Upstream) -> None:
     dead = Upstream()
     async with dead.running():
         pass
@@ -221,17 +232,19 @@ async def test_other_urls_and_methods(desk: Desk) -> None:
 
 
 async def test_a_body_of_100_mb_is_refused_unread(desk: Desk) -> None:
-    status, body, _ = await desk.post(b"x" * (100 << 20))
-    assert (status, body["error"]["code"]) == (413, "request_too_large")
-
     async def endless() -> Any:
         for _ in range(100):
             yield b"x" * (1 << 20)
 
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises((aiohttp.ClientError, AssertionError)):
-            async with session.post(desk.url + "/v1/chat/completions", data=endless()) as response:
-                assert response.status == 200
+    url = desk.url + "/v1/chat/completions"
+    for body, said in ((io.BytesIO(b"x" * (100 << 20)), True), (endless(), False)):
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.post(url, data=body) as response:
+                    assert (response.status, (await response.json())["error"]["code"]) == (413, "request_too_large")
+            except aiohttp.ClientError:  # the connection was closed while this client was still sending
+                assert not said or desk.gateway.app._open == 0
+    assert "request_too_large" in await desk.show("/metrics")
     assert (await desk.chat())[0] == 200
 
 
@@ -239,9 +252,10 @@ async def test_a_client_that_sends_slowly_is_told(desk: Desk) -> None:
     desk.gateway.app._read_s = 0.2
     reader, writer = await asyncio.open_connection("127.0.0.1", int(desk.url.rpartition(":")[2]))
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 10)
     assert b" 408 " in answer and b"request_timeout" in answer
     writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_client_that_reads_nothing_holds_nothing(desk: Desk) -> None:
@@ -249,7 +263,7 @@ async def test_a_client_that_reads_nothing_holds_nothing(desk: Desk) -> None:
         return await stream(request, [chunk({"content": "x" * 60_000}) for _ in range(400)])
 
     desk.upstream.behave, desk.gateway.app._write_s = flood, 0.3
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(desk.url.rpartition(":")[2]), limit=1024)
+    _, writer = await asyncio.open_connection("127.0.0.1", int(desk.url.rpartition(":")[2]), limit=1024)
     body = json.dumps({"model": "desk", "messages": ASK, "stream": True}).encode()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     await settled(lambda: bool(desk.events.bodies(StepTaken)))
@@ -257,6 +271,8 @@ async def test_a_client_that_reads_nothing_holds_nothing(desk: Desk) -> None:
     assert "took nothing" in step.error
     await settled(lambda: desk.gateway.app._open == 0)
     writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
     assert (await desk.chat())[0] == 200
 
 
@@ -267,7 +283,8 @@ async def test_a_client_that_leaves_in_a_stream_is_paid_for(desk: Desk) -> None:
         response = await stream(request, [chunk({"content": "one "})])
         while not more.is_set() or request.transport is not None:
             await response.write(chunk({"content": "more "}))
-            await asyncio.wait({asyncio.ensure_future(more.wait())}, timeout=0.02)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(more.wait(), 0.02)
         return response
 
     desk.upstream.behave = patient

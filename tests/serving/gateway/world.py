@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,11 @@ async def speak(request: web.Request, body: dict[str, Any]) -> web.StreamRespons
     response = await stream(request, [*parts, chunk({}, "stop"), USAGE_CHUNK, DONE])
     await response.write_eof()
     return response
+
+
+async def busy_teacher(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """An upstream's error that is not of OpenAI's form."""
+    return web.Response(status=503, body=b"try later", content_type="text/plain")
 
 
 class FakeEngine:
@@ -277,4 +282,5 @@ async def settled(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Let the loop run until a condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=0.01)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.01)

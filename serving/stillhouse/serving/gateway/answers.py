@@ -115,11 +115,11 @@ def message_of(wire: Any) -> Message | None:
         return None
 
 
-def student_answer(student: str, version: str, reply: Reply, cost_micro_usd: int) -> Answer:
+def student_answer(student: str, reply: Reply, cost_micro_usd: int) -> Answer:
     """What a student said."""
     return Answer(
-        policy=Policy(role=PolicyRole.STUDENT, model=student, version=version),
-        message=message_of(reply.message),
+        policy=Policy(role=PolicyRole.STUDENT, model=student),
+        message=message_of({"role": "assistant"} | reply.message),
         usage=Usage(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens, cached_tokens=reply.cached_tokens),
         cost_micro_usd=cost_micro_usd,
         error=f"format: {reply.format_error}" if reply.format_error else None,

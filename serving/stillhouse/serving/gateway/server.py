@@ -26,6 +26,8 @@ from stillhouse.serving.gateway.teacher import Teacher
 from stillhouse.serving.routes import RouteSettings
 
 DRAIN_S = 30.0
+LINGER_S = 2.0
+"""How long the rest of a refused body is read, so that the client gets to read why."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = structlog.get_logger()
 
@@ -121,7 +123,7 @@ class Gateway:
         return found
 
     async def _listen(self, application: web.Application, host: str, port: int) -> str:
-        runner = web.AppRunner(application, access_log=None)
+        runner = web.AppRunner(application, access_log=None, lingering_time=LINGER_S)
         self._runners.append(runner)
         await runner.setup()
         try:

@@ -1,5 +1,6 @@
 """The teacher's upstream: bytes through, with an ear on what they cost."""
 
+import io
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -44,7 +45,7 @@ class Teacher:
 
     def __init__(
         self, name: str, route: RouteSettings, session: aiohttp.ClientSession, environment: Callable[[str], str | None] = os.getenv
-    ):
+    ) -> None:
         self._route, self._session = route, session
         self._url = route.teacher_url.rstrip("/") + "/chat/completions"
         self._price: TokenPrice = token_price(route, name)
@@ -66,7 +67,9 @@ class Teacher:
             UpstreamError: it cannot be reached, is too slow or breaks off, also while its body is read inside the context.
         """
         try:
-            async with self._session.post(self._url, data=self._body(call), headers=self._headers, timeout=self._timeout) as response:
+            async with self._session.post(
+                self._url, data=io.BytesIO(self._body(call)), headers=self._headers, timeout=self._timeout
+            ) as response:
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.failure(error) from error

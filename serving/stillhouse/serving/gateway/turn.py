@@ -95,7 +95,7 @@ class Turn:
 
     def _of_student(self, student: str, reply: Reply | None, reason: str, cost: int) -> Answer:
         if reply is not None:
-            return student_answer(student, reply.model, reply, cost)
+            return student_answer(student, reply, cost)
         policy = Policy(role=PolicyRole.STUDENT, model=student)
         return Answer(policy=policy, message=None, usage=Usage(), cost_micro_usd=cost, error=reason)
 
