@@ -85,18 +85,18 @@ async def test_kill_9_at_any_time_loses_no_reply_no_arm_and_no_cent(tmp_path: Pa
     async with aiohttp.ClientSession() as session:
         for round_number in range(3):
             url = gateway.ready["url"]
-            asking = [asyncio.create_task(_ask(session, url, ASK)) for _ in range(30)]
+            asking = [asyncio.create_task(_ask(session, url, _about(round_number * 100 + n))) for n in range(30)]
             done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
             gateway.kill()  # some are answered, some are not
-            for result in await asyncio.gather(*asking, return_exceptions=True):
+            for n, result in enumerate(await asyncio.gather(*asking, return_exceptions=True)):
                 if not isinstance(result, BaseException):
-                    answered[result[2]] = result[1]
+                    answered[result[2]] = [*_about(round_number * 100 + n), result[1]["choices"][0]["message"]]
             assert done
             gateway = Process(config, topics.kafka.bootstrap_servers)
             assert len(answered) > round_number
         # The conversations are found again by their prefix, in the arm they had.
-        for run, body in list(answered.items())[:5]:
-            following = [*ASK, body["choices"][0]["message"], {"role": "user", "content": "Thanks."}]
+        for run, messages in answered.items():
+            following = [*messages, {"role": "user", "content": "Thanks."}]
             assert (await _ask(session, gateway.ready["url"], following))[2] == run
         async with session.get(f"{gateway.ready['admin']}/v1/routes") as response:
             ledger = (await response.json())["routes"]["desk"]["ledger"]
@@ -106,6 +106,10 @@ async def test_kill_9_at_any_time_loses_no_reply_no_arm_and_no_cent(tmp_path: Pa
     assert not any(row.headless for row in rows.values())
     spent = sum(step.cost_micro_usd or 0 for row in rows.values() for step in row.steps)
     assert sum(line["cost_micro_usd"] for line in ledger) == spent
+
+
+def _about(order: int) -> Any:
+    return [ASK[0], {"role": "user", "content": f"Where is order {order}?"}]
 
 
 def _by_key(events: list[AgentEvent]) -> dict[str, list[AgentEvent]]:

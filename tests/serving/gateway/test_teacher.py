@@ -53,13 +53,14 @@ async def call_then_speak(request: web.Request, body: dict[str, Any]) -> web.Str
 async def _converse(url: str, *, streamed: bool) -> list[Any]:
     """What the stock client's agent loop does: ask, answer the call, ask again."""
     messages: list[Any] = list(ASK)
+    client: Any  # its types know no messages of plain dicts
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
         while messages[-1]["role"] != "assistant" or messages[-1].get("tool_calls"):
             if streamed:
-                async with client.chat.completions.stream(model="desk", messages=messages, tools=TOOLS) as events:  # type: ignore[arg-type]
+                async with client.chat.completions.stream(model="desk", messages=messages, tools=TOOLS) as events:
                     message = (await events.get_final_completion()).choices[0].message
             else:
-                message = (await client.chat.completions.create(model="desk", messages=messages, tools=TOOLS)).choices[0].message  # type: ignore[call-overload]
+                message = (await client.chat.completions.create(model="desk", messages=messages, tools=TOOLS)).choices[0].message
             messages.append(message.to_dict())
             for call in message.tool_calls or ():
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": "shipped"})
@@ -74,7 +75,7 @@ async def test_the_stock_client_makes_one_trajectory_that_folds(desk: Desk, stre
     assert len({event.key for event in desk.events.events}) == 1
     row = fold(desk.events.events)
     assert [step.index for step in row.steps] == [0, 1] and not row.headless
-    assert row.system_prompt == "Help." and row.tools[0]["function"]["name"] == "find" and row.task.family == "desk"
+    assert row.system_prompt == "Help." and row.tools == tuple(TOOLS) and row.task.family == "desk"
     first, second = row.steps
     assert first.action.tool_calls[0].arguments == {"order": 7} and first.action.reasoning == "hm"
     assert [m.role for m in first.state] == ["user"] and [m.content for m in first.observation] == ["shipped"]
@@ -188,9 +189,10 @@ async def test_an_upstream_that_is_not_there(tmp_path: Path, upstream: Upstream)
 async def test_half_a_stream_ends_in_an_error_event_and_is_paid_for(tmp_path: Path, upstream: Upstream, behaviour: Any, code: str) -> None:
     async with running(tmp_path, upstream, teacher_timeout_s="0.3") as desk:
         upstream.behave = behaviour
+        client: Any
         async with openai.AsyncOpenAI(base_url=f"{desk.url}/v1", api_key="any", max_retries=0) as client:
             with pytest.raises(openai.APIError) as caught:
-                async for _ in await client.chat.completions.create(model="desk", messages=ASK, stream=True):  # type: ignore[call-overload]
+                async for _ in await client.chat.completions.create(model="desk", messages=ASK, stream=True):
                     pass
         assert caught.value.code == code
         (step,) = desk.events.bodies(StepTaken)
@@ -273,6 +275,7 @@ async def test_a_client_that_reads_nothing_holds_nothing(desk: Desk) -> None:
     writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()
+    desk.upstream.behave = Upstream().behave
     assert (await desk.chat())[0] == 200
 
 

@@ -21,7 +21,9 @@ from stillhouse.serving.gateway.backend import Attestation, Call, OnText, Reply,
 from stillhouse.serving.gateway.server import Gateway, Ports
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order": 7}'}}
-TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}}}}]
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}}}}
+]
 ASK = [{"role": "system", "content": "Help."}, {"role": "user", "content": "Where is order 7?"}]
 
 
@@ -252,7 +254,9 @@ class Process:
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, self.log.read_text()[-3000:]
+        if not line:
+            self._reap()
+            raise AssertionError(self.log.read_text()[-3000:])
         self.ready: dict[str, Any] = json.loads(line)
 
     def kill(self) -> None:

@@ -67,9 +67,8 @@ class Teacher:
             UpstreamError: it cannot be reached, is too slow or breaks off, also while its body is read inside the context.
         """
         try:
-            async with self._session.post(
-                self._url, data=io.BytesIO(self._body(call)), headers=self._headers, timeout=self._timeout
-            ) as response:
+            body = io.BytesIO(self._body(call))
+            async with self._session.post(self._url, data=body, headers=self._headers, timeout=self._timeout) as response:
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.failure(error) from error
