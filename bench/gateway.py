@@ -177,7 +177,7 @@ async def main(options: argparse.Namespace) -> None:
             apply_topics(KafkaSettings(bootstrap_servers=broker, partitions=6))
             upstream = start(__file__, "--serve", "upstream")["url"]
             bare = start(__file__, "--serve", upstream)["url"]
-            route = f'[routes.bench]\nteacher_url = "{upstream}/v1"\nteacher_model = "bench"\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 4.0\n'
+            route = f'[routes.bench]\nteacher_url = "{upstream}/v1"\nteacher_model = "bench"\ninput_usd_per_mtok = 1.0\n'
             (folder / "stillhouse.toml").write_text(route)
             arguments = ["--state", str(folder / "state"), "--config", str(folder / "stillhouse.toml"), "--bootstrap-servers", broker]
             gateway = start("-m", "stillhouse.serving.gateway", *arguments)

@@ -247,11 +247,9 @@ async def test_keys_name_the_tenant(tmp_path: Path, upstream: Upstream) -> None:
         keys, path = desk.gateway.desk.keys, tmp_path / "s" / "secrets" / FILE
         acme, other = add_key(path, "acme"), add_key(path, "other")
         keys._looked -= 10
-        for header, status, code in (
-            (None, 401, "invalid_api_key"),
-            ("Bearer sh-wrong", 401, "invalid_api_key"),
-            (f"Bearer {other}", 404, "model_not_found"),
-        ):
+        wrong = [(None, 401, "invalid_api_key"), ("Bearer sh-wrong", 401, "invalid_api_key"), (f"Bearer {other}", 404, "model_not_found")]
+        for header, status, code in wrong:
+            named: Any = {"Authorization": header} if header else {}
             got, body, _ = await desk.chat(**named)
             assert (got, body["error"]["code"]) == (status, code)
         status, _, headers = await desk.chat(Authorization=f"Bearer {acme}")

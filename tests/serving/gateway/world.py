@@ -21,7 +21,8 @@ from stillhouse.serving.gateway.backend import Attestation, Call, OnText, Reply,
 from stillhouse.serving.gateway.server import Gateway, Ports
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order": 7}'}}
-TOOLS: list[dict[str, Any]] = [
+PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}}
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "find", "parameters": PARAMETERS}}]
     {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}}}}
 ]
 ASK = [{"role": "system", "content": "Help."}, {"role": "user", "content": "Where is order 7?"}]
@@ -268,10 +269,9 @@ class Process:
         return self._reap()
 
     def _reap(self) -> int:
-        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        return code
+        return self.process.wait(60)
 
     def __enter__(self) -> "Process":
         return self
@@ -279,7 +279,7 @@ class Process:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self._reap()
+        self._reap()
 
 
 async def settled(condition: Callable[[], bool], seconds: float = 10.0) -> None:
