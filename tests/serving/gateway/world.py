@@ -23,8 +23,6 @@ from stillhouse.serving.gateway.server import Gateway, Ports
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order": 7}'}}
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}}
 TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "find", "parameters": PARAMETERS}}]
-    {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}}}}
-]
 ASK = [{"role": "system", "content": "Help."}, {"role": "user", "content": "Where is order 7?"}]
 
 
