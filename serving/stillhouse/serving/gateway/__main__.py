@@ -8,17 +8,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
-from stillhouse.serving.gateway.backend import StudentEngine
 from stillhouse.serving.gateway.server import Gateway, Ports
 
 log = structlog.get_logger()
+SWITCH_S = 0.0005
+"""How long the thread that sends events may keep the interpreter from a request; Python's own 5 ms would be the latency of many."""
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,13 +34,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _engines(config: Config) -> Mapping[str, StudentEngine]:
-    return {}
-
-
 async def _serve(args: argparse.Namespace) -> None:
     config = Config.load(args.config, state=args.state, overrides={"kafka.bootstrap_servers": args.bootstrap_servers})
-    gateway, stop = Gateway(config, _engines(config)), asyncio.Event()
+    gateway, stop = Gateway(config), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url, admin = await gateway.start(Ports(args.host, args.port, args.metrics_host, args.metrics_port))
@@ -65,6 +62,7 @@ def _log_as_json() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; the exit code."""
     _log_as_json()
+    sys.setswitchinterval(SWITCH_S)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # requests hold few cycles; looking for them often costs more than they do
     try:

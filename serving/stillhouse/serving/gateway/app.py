@@ -69,7 +69,7 @@ class GatewayApp:
         route = self.desk.route(fields.model, tenant)
         user = body.get("user")
         run, trajectory, first = self.desk.run(route, tenant, fields, headers, user if isinstance(user, str) else None)
-        if first:  # an arm is stored before anybody sees what it gives
+        if first and fields.stream:  # an arm is stored before anybody sees what it gives; a whole reply commits before it is sent
             await self.desk.memory.committed()
         call = Call(
             route=route.name,
