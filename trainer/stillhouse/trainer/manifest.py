@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.student_folder import MANIFEST
 
-MANIFEST = "manifest.json"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors")
 
 

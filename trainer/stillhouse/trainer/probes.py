@@ -8,37 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.student_folder import PROBES, Probe, distance, load_probes
 
-PROBES = "probes.json"
+__all__ = ["PROBES", "PROBE_COUNT", "Probe", "Scorer", "choose_probes", "distance", "load_probes", "save_probes"]
 PROBE_COUNT = 16
 
 Scorer = Callable[[Sequence[int]], list[float]]
-
-
-class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence, and the log-probability of each of its tokens but the first under each model (parent: None without one)."""
-
-    ids: tuple[int, ...]
-    student: tuple[float, ...]
-    base: tuple[float, ...]
-    parent: tuple[float, ...] | None = None
-
-    @property
-    def separation(self) -> float:
-        """How far the student is from the nearer of the other two: mean |Δ log-probability|, nats a token."""
-        return min(distance(self.student, other) for other in (self.base, self.parent) if other is not None)
-
-
-def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Mean |Δ log-probability| of two scorings of one sequence, nats a token.
-
-    Raises:
-        PermanentError: they are not of the same sequence.
-    """
-    if len(one) != len(other) or not one:
-        raise PermanentError(f"log-probabilities of {len(one)} and {len(other)} tokens cannot be compared", where=PROBES)
-    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def choose_probes(candidates: Sequence[Sequence[int]], student: Scorer, base: Scorer, parent: Scorer | None) -> tuple[Probe, ...]:
@@ -61,16 +36,3 @@ def choose_probes(candidates: Sequence[Sequence[int]], student: Scorer, base: Sc
 def save_probes(folder: Path, probes: Sequence[Probe]) -> None:
     """Write `probes.json`."""
     (folder / PROBES).write_bytes(msgspec.json.encode(list(probes)))
-
-
-def load_probes(folder: Path) -> tuple[Probe, ...]:
-    """The probes of a student's folder.
-
-    Raises:
-        PermanentError: there are none, or they cannot be read.
-    """
-    path = folder / PROBES
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[Probe, ...])
-    except (OSError, msgspec.MsgspecError) as error:
-        raise PermanentError(f"no readable probes: {error}", where=str(path)) from error

@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallb
 from trl import SFTConfig
 
 from stillhouse.schemas.render import Renderer
+from stillhouse.schemas.student_folder import ADAPTER, RENDER
 from stillhouse.trainer.collate import Collator, Row, items_of
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.loss import mean_loss, token_log_probabilities
 from stillhouse.trainer.manifest import versions
 from stillhouse.trainer.probes import choose_probes, save_probes
 from stillhouse.trainer.recipes import recipe
-from stillhouse.trainer.students import ADAPTER, RENDER
 from stillhouse.trainer.training_checks import check_examples, check_lineage, check_rows, sample
 from stillhouse.trainer.training_folder import JobFolder, save_adapter
 from stillhouse.trainer.training_job import Progress, TrainEvent, TrainJob, TrainResult, derived_seed, evaluation_steps, peak_rate

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from stillhouse.schemas.errors import GateError, PermanentError, UsageError
 from stillhouse.schemas.render import RenderSpec
+from stillhouse.schemas.student_folder import ADAPTER, refuse_pickles
 from stillhouse.trainer.collate import Row
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.gates import data_gate
-from stillhouse.trainer.students import ADAPTER, refuse_pickles
 from stillhouse.trainer.training_job import TrainJob
 
 
