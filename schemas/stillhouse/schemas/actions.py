@@ -19,6 +19,10 @@ Grammar = Literal["bare-json", "tool_call"]
 GRAMMARS: tuple[Grammar, ...] = ("bare-json", "tool_call")
 _CALL_LINE = re.compile(r'^[ \t]*(?=\{\s*"name"\s*:)', re.MULTILINE)
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+# Where a call may begin, with the line break before it; at the end of a text its beginning may have come.
+_MAYBE_CALL_LINE = re.compile(r"(?:\A\s*|\n[ \t]*)(?:\{|\Z)")
+_TAG_BEGINNINGS = "|".join(re.escape(tag[:n]) for n in range(len(_CLOSE), -1, -1) for tag in (_OPEN, _CLOSE))
+_MAYBE_TAG = re.compile(rf"\n?(?:{_OPEN}|{_CLOSE}|(?:{_TAG_BEGINNINGS})\Z)")
 
 
 class ParsedAction(NamedTuple):
@@ -74,6 +78,23 @@ def parse_action(text: str, grammar: str, *, call_id_seed: str) -> ParsedAction:
         return ParsedAction(Message(role="assistant", content=text), str(unreadable))
     numbered = tuple(ToolCall(id=_call_id(call_id_seed, i), name=name, arguments=arguments) for i, (name, arguments) in enumerate(calls))
     return ParsedAction(Message(role="assistant", content=said, tool_calls=numbered), None)
+
+
+def certain_text(text: str, grammar: str, *, after: int = 0) -> int:
+    """How many characters of an unfinished reply are the message's content whatever follows: the rest may turn out to be a call.
+
+    It only grows with the text, so a stream can show what lies before it.
+
+    Args:
+        text: what the student wrote so far.
+        grammar: the grammar that the student was trained on.
+        after: how many were found before, for the beginning of the same text.
+
+    Raises:
+        UsageError: there is no such grammar.
+    """
+    found = (_MAYBE_TAG if _known(grammar) == "tool_call" else _MAYBE_CALL_LINE).search(text, after)
+    return found.start() if found else len(text)
 
 
 def unwritable(message: Message, grammar: str, *, reasoning: bool = False) -> str | None:

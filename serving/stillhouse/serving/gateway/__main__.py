@@ -15,6 +15,7 @@ import structlog
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
+from stillhouse.serving.gateway.engine_routes import engines
 from stillhouse.serving.gateway.server import Gateway, Ports
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 async def _serve(args: argparse.Namespace) -> None:
     config = Config.load(args.config, state=args.state, overrides={"kafka.bootstrap_servers": args.bootstrap_servers})
-    gateway, stop = Gateway(config), asyncio.Event()
+    gateway, stop = Gateway(config, engines(config)), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url, admin = await gateway.start(Ports(args.host, args.port, args.metrics_host, args.metrics_port))
