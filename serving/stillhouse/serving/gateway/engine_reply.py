@@ -84,9 +84,9 @@ class Written:
 
     @property
     def output_tokens(self) -> int:
-        """As the engine counts them, else as they came."""
+        """As the engine counts them; from one that does not, as they came, with the token that ended the turn."""
         said = self.usage.completion_tokens if self.usage else None
-        return self.tokens if said is None else said
+        return self.tokens + (self.finish == "stop") if said is None else said
 
     @property
     def cached_tokens(self) -> int:
