@@ -48,6 +48,7 @@ def summary(last_dollars: float | None = 3.53e-5) -> dict[str, Any]:
         "seed": 1, "claims": False, "notice": f"stand-in {HOSTILE}", "tasks": PARTS, "cpu_seconds": 1707.0,
         "phases": {"base model": 0.4, **{f"evaluate student-{n}-30db33f3": 60.0 + n for n in range(1, 9)}},
         "teacher": policy("teacher", None, 23, 0.02216), "base": policy("base", None, 0, None), "students": [student],
+        "rejected": [{"window": 2, "reason": f"format errors 4.7 % {HOSTILE}"}],
         "waterfalls": {student["name"]: waterfall},
     }  # fmt: skip
 
@@ -80,6 +81,7 @@ def test_the_running_mean_is_of_what_came_before() -> None:
 
 def test_the_terminal_text_fits_80_columns_and_its_table_lines_up() -> None:
     text = as_text(summary(), {"marginal": 627.4, "loaded": None}, ["t-1"], Path("r"))
+    assert "window 2 made no student: format errors 4.7 %" in text
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     head = next(n for n, line in enumerate(lines) if "rephrased" in line)

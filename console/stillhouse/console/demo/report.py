@@ -48,14 +48,16 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
         notice=story.notice,
         teacher=story.evaluated.teacher,
         base=story.evaluated.base,
-        students=list(zip(story.evaluated.students, story.jobs, strict=True)),
+        students=[(number, report, job) for report, (number, job) in zip(story.evaluated.students, story.jobs.items(), strict=True)],
+        rejected=story.rejected,
     )
     found["teacher_spend_usd"] = round(story.teacher_usd, 4)
     frontier = pareto(policies, teacher="teacher")
     note = story.notice + ("" if settings.claims else "; tiny random model: no claims")
     charts.success(folder / "success.png", [found["teacher"], found["base"], *found["students"]], note)
-    charts.losses(folder / "losses.png", _curves(found, story), note)
-    for number, student in enumerate(found["students"], 1):
+    charts.losses(folder / "losses.png", {f"window {n}": curve for n, curve in story.losses.items()}, note)
+    for student in found["students"]:
+        number = student["window"]
         charts.waterfall(folder / f"waterfall-{number}.png", f"window {number}", found["waterfalls"][student["name"]]["stages"], note)
     plot(frontier, folder / "pareto.png", note=note)
     failure = one_failure(read_journal(folder / JOURNAL), found["students"][-1]["name"], seed)
@@ -64,10 +66,6 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
     (folder / "report.html").write_text(render(found, ratio_of_costs(found), frontier, lines), encoding="utf-8")
     (folder / "summary.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
     return Report(found, text)
-
-
-def _curves(found: Mapping[str, Any], story: Story) -> dict[str, list[tuple[int, float]]]:
-    return {f"window {n}": losses for n, (_, losses) in enumerate(zip(found["students"], story.losses, strict=True), 1)}
 
 
 def one_failure(entries: list[Entry], student: str, seed: int) -> Entry | None:

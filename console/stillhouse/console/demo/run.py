@@ -25,10 +25,11 @@ Fields = dict[str, Any]
 
 @dataclass
 class Story:
-    """What has happened so far."""
+    """What has happened so far. Jobs and losses are by the window's number, from 1."""
 
-    jobs: list[Fields] = field(default_factory=list)
-    losses: list[list[tuple[int, float]]] = field(default_factory=list)
+    jobs: dict[int, Fields] = field(default_factory=dict)
+    rejected: dict[int, Fields] = field(default_factory=dict)
+    losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     teacher_usd: float = 0.0
     evaluated: Evaluated | None = None
     notice: str = ""
@@ -60,7 +61,7 @@ class Demo:
         """Run all of it.
 
         Raises:
-            GateError: a window was rejected, so there is no student to go on with.
+            GateError: every window was rejected, so there is no student.
             StillhouseError: a part could not start, or a run did not arrive.
         """
         story = Story()
@@ -78,7 +79,9 @@ class Demo:
             story.notice = teacher.notice
             for number, window in enumerate(self.settings.windows, 1):
                 await self._window(number, window, loaded, teacher, story, phases)
-            names = [str(job["student"]) for job in story.jobs]
+            if not story.jobs:
+                raise GateError(f"every window was rejected, the last one: {story.rejected[number]['reason']}", where=str(self.state))
+            names = [str(job["student"]) for job in story.jobs.values()]
             story.evaluated = await evaluate_all(self.settings, self.seed, loaded, stack.record, base, teacher, names, phases)
         finally:
             with phases.phase("down"):
@@ -105,7 +108,7 @@ class Demo:
     async def _window(
         self, number: int, window: DemoWindow, loaded: context.Context, teacher: Teacher, story: Story, phases: Phases
     ) -> None:
-        rates = story.jobs[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
+        rates = list(story.jobs.values())[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
         weights = family_weights(rates, window.floor) if rates is not None else None
         tasks = make_tasks("train", window.runs, self.seed, families=window.families, weights=weights, name=f"window-{number}")
         save_tasks(self.tasks_file, tasks)
@@ -114,13 +117,12 @@ class Demo:
             report = await collect(tasks, teacher.url, teacher.model, loaded.kafka, spool, loaded.store(), self.settings.fleet, news)
             story.teacher_usd += report.cost_micro_usd / 1e6
         with phases.phase(f"window {number}") as news:
-            story.jobs.append(await self._train(number, window, weights, loaded, story, news))
+            await self._train(number, window, weights, loaded, story, news)
 
     async def _train(
         self, number: int, window: DemoWindow, weights: Mapping[str, float] | None, loaded: context.Context, story: Story, news: Any
-    ) -> Fields:
-        losses: list[tuple[int, float]] = []
-        story.losses.append(losses)
+    ) -> None:
+        losses = story.losses.setdefault(number, [])
 
         def tell(event: Fields) -> None:
             if event["event"] == "train" and event["kind"] == "step" and event.get("loss") is not None:
@@ -128,13 +130,15 @@ class Demo:
             news(training.describe(event))
 
         overrides = {"window.size": window.size, "window.replay": window.replay, "trainer.continue_rate": window.continue_rate}
-        options = [f"--mode={'continue' if number > 1 else 'fresh'}", *(f"--weight={f}={w}" for f, w in (weights or {}).items())]
+        options = [f"--mode={'continue' if story.jobs else 'fresh'}", *(f"--weight={f}={w}" for f, w in (weights or {}).items())]
         result = await training.job(loaded, overrides, options, tell)
-        if result["state"] == State.REJECTED:
-            raise GateError(f"window {number} was rejected: {result['reason']}", where=result["window"])
+        if result["state"] == State.REJECTED:  # a result too: its rows are back in the pool, and the next window draws from them
+            story.rejected[number] = result
+            news(f"rejected: {result['reason']}")
+            return
+        story.jobs[number] = result
         solved = result["evaluation"].get("success")
         news(f"{result['student']}, validation loss {result['validation_loss']:.3f}, {solved:.0%} of the validation tasks")
-        return result
 
 
 def family_weights(rates: Mapping[str, float], floor: float) -> dict[str, float]:

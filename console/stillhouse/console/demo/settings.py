@@ -98,7 +98,8 @@ FULL = DemoSettings(
     ),
     held_out={"seen": 24, "unseen": 24, "rephrased": 16},
     validation_tasks=24,
-    trainer={**_TRAINER, "validation_rows": 16, "probe_candidates": 16},
+    # Two dozen tasks give some 85 answers: one malformed one is 1.2 points, and one is chance.
+    trainer={**_TRAINER, "validation_rows": 16, "probe_candidates": 16, "format_slack": 0.03},
     window=_WINDOW,
 )
 

@@ -47,7 +47,8 @@ def summary(
     notice: str,
     teacher: PolicyReport,
     base: PolicyReport,
-    students: Sequence[tuple[PolicyReport, Fields]],
+    students: Sequence[tuple[int, PolicyReport, Fields]],
+    rejected: Mapping[int, Fields],
 ) -> Fields:
     """The whole file.
 
@@ -59,9 +60,10 @@ def summary(
         notice: what the teacher is.
         teacher: its evaluation.
         base: the base model's.
-        students: each student's evaluation, with the result of the job that made it, oldest first.
+        students: each student's window, evaluation, and the result of the job that made it, oldest first.
+        rejected: the results of the windows that made no student, by number.
     """
-    made = [{**policy(report, report.name, number), **_training(result)} for number, (report, result) in enumerate(students, 1)]
+    made = [{**policy(report, report.name, number), **_training(result)} for number, report, result in students]
     return {
         "seed": seed,
         "claims": settings.claims,
@@ -72,7 +74,8 @@ def summary(
         "teacher": policy(teacher, teacher.name, None),
         "base": policy(base, base.name, None),
         "students": made,
-        "waterfalls": {report.name: result["waterfall"] for report, result in students},
+        "rejected": [{"window": number, "reason": result["reason"]} for number, result in rejected.items()],
+        "waterfalls": {report.name: result["waterfall"] for _, report, result in students},
     }
 
 

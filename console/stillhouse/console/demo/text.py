@@ -22,6 +22,8 @@ def as_text(found: Mapping[str, Any], ratios: Mapping[str, float | None], failur
     for kind, ratio in ratios.items():
         if ratio is not None:
             lines.append(f"a success of the last student costs 1/{ratio:,.0f} of the teacher's, {kind}")
+    for window in found["rejected"]:
+        lines += textwrap.wrap(f"window {window['window']} made no student: {window['reason']}", WIDTH)
     seconds = found["phases"]
     times = ", ".join(f"{name} {took:.0f}".replace(" ", "\xa0") for name, took in seconds.items())  # no line ends within one
     spent = f"{sum(seconds.values()):.0f} s, {found['cpu_seconds']:.0f} CPU-seconds: {times}"
