@@ -13,12 +13,12 @@ def test_tau_bench_arrives_whole_and_twice_is_once(data_folder: Path, tmp_path: 
     first = stillhouse("import", "tau-bench", source, "--wait", "--json", state=tmp_path)
     assert first.code == 0, first.err
     assert (first.json["trajectories"], first.json["successes"], first.json["assistant_messages"]) == (200, 84, 2454)
-    items = stillhouse("trajectories", "list", "--limit", "0", "--json", state=tmp_path).json["items"]
+    items = stillhouse("trajectories", "list", "--json", state=tmp_path).json["items"]
     assert len(items) == 200 and len({i["task_id"] for i in items}) == 50
     assert sum(i["outcome"] == "success" for i in items) == 84 and sum(i["steps"] for i in items) == 2454
     second = stillhouse("import", "tau-bench", source, "--wait", "--json", state=tmp_path)
     assert second.json["table_hash"] == first.json["table_hash"]
-    assert stillhouse("trajectories", "list", "--limit", "0", "--json", state=tmp_path).json["items"] == items
+    assert stillhouse("trajectories", "list", "--json", state=tmp_path).json["items"] == items
 
 
 @pytest.mark.data

@@ -22,7 +22,7 @@ from stillhouse.schemas.errors import (
         (GateError("the gate said no"), 4),
         (PermanentError("broken"), 1),
         (RetryableError("busy"), 1),
-        (MissingExtraError("training", "trainer"), 1),
+        (MissingExtraError("training", "trainer"), 2),
     ],
 )
 def test_each_kind_has_the_exit_code_that_the_design_fixes(error: StillhouseError, code: int) -> None:

@@ -28,6 +28,7 @@ GROUPS = {
     "topics": "Topics of the broker.",
     "models": "Base models of students.",
 }
+# The smallest extra that brings a package; `local` brings them all.
 EXTRAS = {
     "lancedb": "streams",
     "aiokafka": "streams",
@@ -83,9 +84,10 @@ def run(arguments: Sequence[str]) -> int:
         output.print_error(error)
         return error.exit_code
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "stillhouse"):  # ours: no package that could be installed
             raise
-        output.print_error(MissingExtraError(f"this command ({error.name})", extra))
-        return ExitCode.USAGE
+        missing = MissingExtraError(f"this command ({error.name})", EXTRAS.get(package, "local"))
+        output.print_error(missing)
+        return missing.exit_code
     return ExitCode.OK

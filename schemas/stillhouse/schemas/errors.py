@@ -78,5 +78,7 @@ class MissingExtraError(PermanentError):
         extra: the extra of the `stillhouse` distribution that brings it.
     """
 
+    exit_code = ExitCode.USAGE
+
     def __init__(self, part: str, extra: str) -> None:
         super().__init__(f"{part} needs packages that are not installed", fix=f"Install them with: pip install 'stillhouse[{extra}]'")

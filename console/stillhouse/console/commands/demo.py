@@ -63,5 +63,5 @@ def _run(work: Coroutine[None, None, Story]) -> Story:
 
 def _refuse_old(folder: Path) -> None:
     if (folder / "lance").exists():
-        fix = f"Remove it (rm -r {folder}), or give another --seed or --state."
+        fix = f"Remove it (stillhouse down --state {folder}; rm -r {folder}), or give another --seed or --state."
         raise UsageError("a demo of this seed was run here before: its rows would be trained on again", where=str(folder), fix=fix)

@@ -13,6 +13,7 @@ from stillhouse.sdk.store_arrow import quoted
 
 group = typer.Typer()
 
+SHOWN = 50
 FIELDS = ["key", "task_id", "family", "policies", "status", "outcome", "reward", "steps", "revision"]
 
 
@@ -22,17 +23,23 @@ def list_(
     family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
     outcome: Annotated[str | None, typer.Option(help="Only this outcome: success, failure, aborted, unknown.")] = None,
     status: Annotated[str | None, typer.Option(help="Only this status: ended, incomplete, unended, failed.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many; 0 for all [default: 50, with --json all].", min=0, show_default=False)
+    ] = None,
     json: context.JsonOption = False,
 ) -> None:
     """Stored runs, by key."""
     wanted = {"family": family, "outcome": outcome, "status": status}
     where = " AND ".join(f"{column} = {quoted(value)}" for column, value in wanted.items() if value is not None)
-    rows = context.load(state).store().trajectories(where=where or None, columns=FIELDS, limit=limit or None)
-    items = rows if json else [{**row, "policies": [_policy(p) for p in row["policies"] or ()]} for row in rows]
+    limit = (0 if json else SHOWN) if limit is None else limit
+    rows = context.load(state).store().trajectories(where=where or None, columns=FIELDS, limit=limit + 1 if limit else None)
+    shown = rows[: limit or None]
+    items = shown if json else [{**row, "policies": [_policy(p) for p in row["policies"] or ()]} for row in shown]
     output.show_list(
         items, FIELDS, as_json=json, empty="No trajectories yet. `stillhouse import` brings recorded runs; docs/sdk.md connects an agent."
     )
+    if len(shown) < len(rows):
+        output.err.print(f"the first {len(shown)}; all of them: --limit 0")
 
 
 def _policy(policy: output.Row) -> str:
