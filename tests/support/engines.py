@@ -28,13 +28,14 @@ CONTEXT = 320
 VLLM = "STILLHOUSE_TEST_VLLM"
 """Names the python of an environment with vLLM: `make vllm`."""
 SYSTEM = "Desk."
-LONG = "Your parcel left the depot on Monday, and it is now at the post office of your town. A driver brings it on Friday."
+LONG = "Your parcel left the depot on Monday and is at the post office of your town."
 TALKS: dict[str, str] = {
     "Cancel 17.": '{"name": "cancel", "arguments": {"order": "17"}}',
     "Explain and cancel 17.": f'{LONG}\n{{"name": "cancel", "arguments": {{"order": "17"}}}}',
     "Break 17.": '{"name": "cancel", "arguments": {"order": ',
     "Where is it?": LONG,
     "Thanks.": "Bye.",
+    **{f"Where is {n}?": f"{n} is {place}." for n, place in enumerate("here away lost late sold new old red big hot dry odd".split(), 20)},
 }
 
 
@@ -130,19 +131,28 @@ def _row(renderer: Renderer, asked: str, said: str) -> tuple[list[int], list[boo
 
 def _memorise(model: Any, rows: Sequence[tuple[list[int], list[bool]]], pad: int, steps: int = 400) -> None:
     """Train on a few rows until each of their tokens is near certain."""
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([row + [pad] * (width - len(row)) for row, _ in rows])
-    labels = torch.tensor([[t if s else -100 for t, s in zip(r, m, strict=True)] + [-100] * (width - len(r)) for r, m in rows])
+    by_length = sorted(rows, key=lambda row: len(row[0]))
+    batches = [_batch(part, pad) for part in (by_length[:-4], by_length[-4:])]  # little padding: it is computed too
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     model.train()
     for _ in range(steps):
-        loss = model(input_ids=ids, attention_mask=(ids != pad).long(), labels=labels).loss
-        loss.backward()
+        losses = []
+        for batch in batches:
+            loss = model(**batch).loss
+            loss.backward()
+            losses.append(loss.item())
         optimizer.step()
         optimizer.zero_grad()
-        if loss.item() < 0.02:
+        if max(losses) < 0.03:
             return
-    raise AssertionError(f"the rows were not learnt: {loss.item():.3f}")
+    raise AssertionError(f"the rows were not learnt: {losses}")
+
+
+def _batch(rows: Sequence[tuple[list[int], list[bool]]], pad: int) -> dict[str, torch.Tensor]:
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row, _ in rows])
+    labels = torch.tensor([[t if s else -100 for t, s in zip(r, m, strict=True)] + [-100] * (width - len(r)) for r, m in rows])
+    return {"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels}
 
 
 def _manifest(base: Path, parent: Path | None) -> Manifest:
