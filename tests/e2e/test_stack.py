@@ -1,6 +1,7 @@
 """A person's way: up, send, look, plan, train, look, down; on a tiny model."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from stillhouse.schemas.events import Policy, PolicyRole
 from stillhouse.sdk.client import Client
 from stillhouse.trainer import models
 from tests.support.cli import stillhouse
+from tests.support.waiting import until
 
+README = Path(__file__).parents[2] / "README.md"
 pytestmark = pytest.mark.model
 TEACHER = Policy(role=PolicyRole.TEACHER, model="big")
 TOOLS = [{"type": "function", "function": {"name": "cancel", "parameters": {"type": "object", "properties": {"id": {"type": "string"}}}}}]
@@ -69,11 +72,8 @@ def stored(state: Path) -> list[dict[str, object]]:
 
 
 def test_what_an_agent_published_is_stored_and_shown(state: Path, runs: int) -> None:
+    until(lambda: len(stored(state)) >= runs, "all runs are stored")
     items = stored(state)
-    for _ in range(50):
-        if len(items) == runs:
-            break
-        items = stored(state)
     assert len(items) == runs
     assert set(items[0]) == {"key", "task_id", "family", "policies", "status", "outcome", "reward", "steps", "revision"}
     assert {item["status"] for item in items} == {"ended"}
@@ -114,11 +114,13 @@ def test_what_cannot_be_decoded_is_listed_shown_and_retried(state: Path) -> None
     producer = Producer({"bootstrap.servers": records.running(state).bootstrap_servers})
     producer.produce("agent.events", key=b"default/bad", value=b"no event at all")
     assert producer.flush(30) == 0
-    items: list[dict[str, object]] = []
-    for _ in range(50):
-        items = stillhouse("dlq", "list", "--json", state=state).json["items"]
-        if items:
-            break
+
+    def letters() -> list[dict[str, object]]:
+        items: list[dict[str, object]] = stillhouse("dlq", "list", "--json", state=state).json["items"]
+        return items
+
+    until(lambda: bool(letters()), "the dead letter is there")
+    items = letters()
     shown = stillhouse("dlq", "show", str(items[0]["key"]), "--json", state=state).json
     assert shown["value"] == "no event at all" and shown["reason"]
     assert stillhouse("dlq", "retry", "--all", "--json", state=state).json == {"retried": 1}
@@ -144,3 +146,13 @@ def test_a_window_is_planned_trained_and_registered(state: Path, runs: int) -> N
     listed = stillhouse("windows", "list", "--json", state=state).json["items"]
     assert [w["state"] for w in listed] == ["registered"]
     assert stillhouse("windows", "show", listed[0]["window"], state=state).code == 0
+
+
+def test_the_readme_shows_how_runs_become_a_teachers(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [block] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.setenv("STILLHOUSE_STATE", str(tmp_path / "agent"))
+    names = {"TOOLS": TOOLS, "reply": {"role": "assistant", "content": "Done."}, "tool_result": []}
+    exec(block.replace("127.0.0.1:9392", records.running(state).bootstrap_servers), names)
+    until(lambda: any(i["family"] == "refund" for i in stored(state)), "the run of the README is stored")
+    [mine] = [i for i in stored(state) if i["family"] == "refund"]
+    assert mine["outcome"] == "success" and mine["policies"] == [{"role": "teacher", "model": "gpt-4o", "version": ""}]
