@@ -18,7 +18,7 @@ class DemoWindow:
         families: which task families the fleet works on; None for all.
         runs: how many tasks the teacher is given for it.
         size: how many kept trajectories the window takes, at most.
-        replay: the share of earlier rows among its examples.
+        replay: earlier rows drawn again for each new one (a third, as here in the second window, is a quarter of all).
         by_failures: draw tasks and rows by the last student's failure rates on validation tasks.
         floor: what a family that never fails weighs then (one that always fails weighs 1 more).
         continue_rate: the peak learning rate, as a share of a fresh student's: the full one where there are families to learn, half
