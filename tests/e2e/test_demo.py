@@ -4,13 +4,21 @@ import json
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from stillhouse.console.demo.settings import FIRST_FAMILIES
+from stillhouse.examples.order_desk.tasks import FAMILIES
 from tests.support.cli import Ran, stillhouse
 from tests.support.waiting import until
+
+
+def outcomes(journal: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["outcome"] for line in journal.read_text().splitlines()]
 
 
 @pytest.mark.model
@@ -34,6 +42,31 @@ def test_the_fast_demo_leaves_a_whole_report(fast_demo: tuple[Path, Ran]) -> Non
     assert summary["notice"] == "stand-in teacher (scripted), priced as gpt-4o by genai-prices"
     again = stillhouse("demo", "--fast", state=state)
     assert again.code == 2 and "was run here before" in again.err
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+def test_windows_are_drawn_by_what_validation_tasks_failed(fast_demo: tuple[Path, Ran]) -> None:
+    state, ran = fast_demo
+    folder = state / "demo-fast-1"
+    windows = [stillhouse("windows", "show", f"demo-{n:06d}", "--json", state=folder).json for n in (1, 2, 3)]
+    assert {row["family"] for row in windows[0]["plan"]["rows"]} == set(FIRST_FAMILIES)
+    assert [w["plan"]["mode"] for w in windows] == ["fresh", "continue", "continue"]
+    assert [w["plan"]["parent"] for w in windows] == [None, windows[0]["student"], windows[1]["student"]]
+    for before, window in pairwise(windows):
+        rates = before["evaluated"]["failure_rates"]
+        assert window["plan"]["quota"]["weights"] == pytest.approx({family: 0.3 + rates.get(family, 1.0) for family in FAMILIES})
+    for student in ran.json["students"][1:]:
+        [draw] = [stage for stage in ran.json["waterfalls"][student["name"]]["stages"] if stage["name"] == "draw"]
+        assert sum(draw["notes"]["replayed"].values()) > 0
+    trained = {item["task_id"] for item in stillhouse("trajectories", "list", "--json", state=folder).json["items"]}
+    lines = (folder / "report" / "trajectories.jsonl").read_text().splitlines()
+    evaluated = {json.loads(line)["outcome"]["task_id"] for line in lines}
+    judged = [
+        json.loads(line)["outcome"] for path in (folder / "run" / "validation").rglob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    assert {outcome["part"] for outcome in judged} == {"validation"}
+    assert not trained & evaluated and not trained & {outcome["task_id"] for outcome in judged} and len(evaluated) == 8
 
 
 @pytest.mark.model
