@@ -56,9 +56,7 @@ def _inside(students: Path, name: str) -> Path:
     root = students.resolve()
     folder = root / name
     if Path(name).name != name or name in ("", ".", "..") or folder.resolve() != folder:
-        raise PermanentError(
-            f"{name!r} is not in the folder of students", where=str(students), fix="Register it: names are of its folders."
-        )
+        raise PermanentError(f"{name!r} does not lie in the folder of students", where=str(students), fix="Serve registered students only.")
     if not folder.is_dir():
         raise PermanentError(f"there is no student {name}", where=str(students), fix="stillhouse students list")
     return folder
