@@ -1,15 +1,21 @@
 """The family gate: catches a lost family, does not refuse a good student, says what it could not judge."""
 
 import random
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.schemas.errors import GateError
+from stillhouse.trainer import windows
 from stillhouse.trainer.evaluation.benchmark import BenchTask, Episode
 from stillhouse.trainer.evaluation.gate import family_gate
+from stillhouse.trainer.students import verify
+from stillhouse.trainer.windows_types import State
 from tests.trainer.evaluation.fakes import episode
+from tests.trainer.window_factory import SETTINGS, Desk, measured, put, trajectory
 
 
 def episodes(outcomes: dict[str, list[bool]]) -> list[Episode]:
@@ -68,6 +74,17 @@ def test_an_equal_student_is_seldom_refused() -> None:
         one, two = ({f: [r.random() < 0.85 for _ in range(12)] for f in "abcd"} for _ in range(2))
         refused += not family_gate(episodes(one), episodes(two)).passed
     assert refused <= 20
+
+
+def test_a_window_whose_student_lost_a_family_is_rejected(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    put(desk.store, [trajectory(i) for i in range(12)], 100)
+    lost = msgspec.to_builtins(family_gate(episodes({"refund": [True] * 12}), episodes({"refund": [True] * 6 + [False] * 6})))
+    result = desk.job(evaluate=measured(success=0.9, report={"family_gate": lost})).run(windows.plan(desk.store, SETTINGS))
+    assert result.state is State.REJECTED and "worse than the parent on refund 12→6 of 12" in result.reason
+    kept = msgspec.to_builtins(family_gate(episodes({"refund": [True] * 12}), episodes({"refund": [True] * 12})))
+    result = desk.job(evaluate=measured(success=0.9, report={"family_gate": kept})).run(windows.plan(desk.store, SETTINGS))
+    assert verify(desk.state / "students" / result.student).evaluation["report"]["family_gate"]["passed"] is True
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.tuples(st.booleans(), st.booleans()), max_size=16), max_size=6))

@@ -1,9 +1,12 @@
 """Evaluation: what is counted, what it costs, and what happens when a server fails or the evaluation is killed."""
 
 import asyncio
+import socket
 from pathlib import Path
 
+import openai
 import pytest
+from pytest_httpserver import HTTPServer
 
 from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.trainer.evaluation.benchmark import BenchTask, ChatPolicy, Episode, ListPrice
@@ -114,6 +117,42 @@ async def test_what_keeps_failing_is_an_error_with_its_reason_and_in_no_rate(tmp
     assert (steps[-1].done, steps[-1].total, steps[-1].errors) == (5, 5, 2)
 
 
+class Asking(FakeBenchmark):
+    """Lets the openai client raise what a server's status makes it raise; every task but `seen-1` goes well."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(3, even)
+        self._url = url
+
+    async def run(self, task: BenchTask, policy: ChatPolicy) -> Episode:
+        found = await super().run(task, policy)
+        if task.id == "seen-1":
+            async with openai.AsyncOpenAI(base_url=self._url, api_key="none", max_retries=0) as client:
+                await client.models.retrieve(policy.model)
+        return found
+
+
+@pytest.mark.parametrize(("status", "begun"), [(503, 3), (429, 3), (401, 1)])
+async def test_a_status_of_the_openai_client_ends_an_episode_and_not_the_evaluation(
+    tmp_path: Path, httpserver: HTTPServer, status: int, begun: int
+) -> None:
+    httpserver.expect_request("/models/teacher").respond_with_json({}, status=status)
+    benchmark = Asking(httpserver.url_for(""))
+    found = (await run(benchmark, tmp_path / "t.jsonl")).policy("teacher").all
+    (reason,) = found.errors
+    assert str(status) in reason and found.success.n == 2
+    assert benchmark.begun["teacher", "seen-1"] == begun
+
+
+async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        benchmark = Asking(f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        found = (await run(benchmark, tmp_path / "t.jsonl")).policy("teacher").all
+    assert list(found.errors) == ["Connection error."] and found.success.n == 2
+    assert benchmark.begun["teacher", "seen-1"] == 3
+
+
 async def test_a_server_that_never_answers_ends_in_an_error(tmp_path: Path) -> None:
     class Hanging(FakeBenchmark):
         async def run(self, task: BenchTask, policy: ChatPolicy) -> Episode:
@@ -182,7 +221,9 @@ async def test_policies_are_compared_on_the_same_tasks(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     await run(FakeBenchmark(20, play), path, policies=[policy(), policy("student", TOKENS)])
     entries = read_journal(path)
-    difference = compare(*[[e.outcome for e in entries if e.policy == name] for name in ("teacher", "student")])
+    difference = compare(
+        *[[e.outcome.episode for e in entries if e.policy == name and e.outcome.episode] for name in ("teacher", "student")]
+    )
     assert (difference.value, difference.n) == (0.5, 20)
     assert difference.interval.low > 0
 

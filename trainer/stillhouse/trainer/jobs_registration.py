@@ -8,6 +8,7 @@ import msgspec
 from stillhouse.schemas.errors import GateError
 from stillhouse.schemas.facts import StudentStage, StudentState
 from stillhouse.trainer import students
+from stillhouse.trainer.evaluation.gate import FamilyGate
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.gates import format_gate, loss_gate
 from stillhouse.trainer.manifest import Manifest, versions
@@ -18,7 +19,7 @@ from stillhouse.trainer.windows_types import Window
 
 
 def check_measured(window: Window, settings: TrainerSettings) -> None:
-    """The format gate and the loss gates.
+    """The format gate, the loss gates and the family gate.
 
     Raises:
         GateError: one of them said no.
@@ -42,6 +43,8 @@ def check_measured(window: Window, settings: TrainerSettings) -> None:
     for verdict in verdicts:
         if not verdict.passed:
             raise GateError(verdict.reason)
+    if families := evaluated.report.get("family_gate"):
+        msgspec.convert(families, FamilyGate).require()
 
 
 def registered(folder: Path, window: Window) -> Path | None:

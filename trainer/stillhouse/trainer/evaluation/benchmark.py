@@ -110,7 +110,7 @@ class Benchmark(Protocol):
     async def run(self, task: BenchTask, policy: ChatPolicy) -> Episode:
         """One episode in a fresh environment. Safe to call again for the same task, and at the same time as others.
 
-        Errors of the policy's server (an `openai` error, `RetryableError`, `OSError`, `TimeoutError`) are raised, not counted:
-        whoever runs the benchmark retries them.
+        Errors of the policy's server (`openai.APIError`, `RetryableError`, `OSError`) are raised, not counted: whoever runs the
+        benchmark retries those that may pass.
         """
         ...

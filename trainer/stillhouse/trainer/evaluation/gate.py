@@ -48,7 +48,9 @@ class FamilyGate(msgspec.Struct, frozen=True, kw_only=True):
             f"{t.family} {t.parent}→{t.student} of {t.tasks} (adjusted p {t.adjusted:.3f})" for t in self.tests if t.verdict == "worse"
         ]
         if worse:
-            raise GateError(f"worse than the parent on {'; '.join(worse)}", fix="The next window replays these families more.")
+            raise GateError(
+                f"worse than the parent on {'; '.join(worse)}", fix="The parent stays, and the window's rows go back to the pool."
+            )
 
 
 def family_gate(parent: Iterable[Episode], student: Iterable[Episode], *, alpha: float = ALPHA, minimum: int = MIN_TASKS) -> FamilyGate:

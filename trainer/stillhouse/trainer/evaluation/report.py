@@ -140,8 +140,8 @@ def policy_report(name: str, model: str, parts: Sequence[PartReport], outcomes: 
     return PolicyReport(name=name, model=model, all=measure(outcomes), parts={p.part: p for p in parts}, held=held, cost=cost)
 
 
-def compare(first: Iterable[Outcome], second: Iterable[Outcome]) -> Difference:
-    """The difference of two policies' success on the tasks that both have an outcome of.
+def compare(first: Iterable[Episode], second: Iterable[Episode]) -> Difference:
+    """The difference of two policies' success on the tasks that both ran.
 
     Raises:
         UsageError: there is no such task.
@@ -166,11 +166,10 @@ def _cost(price: Price, outcomes: Sequence[Outcome], held: Held) -> Cost:
     return cost_of(price, usage, busy_s=held.busy_s, wall_s=held.wall_s, successes=sum(e.success for e in episodes))
 
 
-def _means(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], float]:
+def _means(episodes: Iterable[Episode]) -> dict[tuple[str, str], float]:
     runs: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for outcome in outcomes:
-        if outcome.episode:
-            runs[outcome.part, outcome.task_id].append(outcome.episode.success)
+    for episode in episodes:
+        runs[episode.part, episode.task_id].append(episode.success)
     return {key: fmean(found) for key, found in runs.items()}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import openai
 
 from stillhouse.schemas.errors import RetryableError, StillhouseError
 from stillhouse.trainer.evaluation.benchmark import Benchmark, BenchTask, ChatPolicy, Episode, ReplicaPrice
@@ -158,11 +159,15 @@ class _Run:
                 return Outcome(task_id=task.id, family=task.family, part=task.part, episode=await self._episode(task))
             except (RetryableError, OSError) as error:
                 reason = str(error) or type(error).__name__
-                if attempt < attempts:
-                    await self._sleep(self._settings.backoff_s * 2 ** (attempt - 1))
+            except openai.APIError as error:
+                reason = str(error)
+                if isinstance(error, openai.APIStatusError) and not _may_pass(error.status_code):
+                    break
             except StillhouseError as error:
                 reason = str(error)
                 break  # asking again would not help
+            if attempt < attempts:
+                await self._sleep(self._settings.backoff_s * 2 ** (attempt - 1))
         return Outcome(task_id=task.id, family=task.family, part=task.part, error=reason)
 
     async def _episode(self, task: BenchTask) -> Episode:
@@ -180,3 +185,8 @@ class _Run:
             policy=self._policy.name, part=part, done=len(outcomes), total=total,
             succeeded=sum(bool(o.episode and o.episode.success) for o in outcomes), errors=sum(o.error is not None for o in outcomes),
         )  # fmt: skip
+
+
+def _may_pass(status: int) -> bool:
+    """Whether the same request may be answered another time."""
+    return status >= 500 or status in (408, 409, 429)
