@@ -5,7 +5,7 @@ a trainer that was killed anywhere goes on from the state that it finds (docs/wi
 """
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from stillhouse.trainer.decisions import NOBODY, Erasures
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.jobs_data import WindowData, plan_report
 from stillhouse.trainer.jobs_parts import Evaluate, JobResult, Progress, Steps, Train, coverage, result_of, tokens_by_key
-from stillhouse.trainer.jobs_registration import announcement, check_measured, manifest_of, registered
+from stillhouse.trainer.jobs_registration import announcement, check_candidate, check_measured, manifest_of, registered
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
+from stillhouse.trainer.terms import in_force, terms_of
 from stillhouse.trainer.training_job import TrainEvent, TrainJob
 from stillhouse.trainer.windows_types import TERMINAL, CuratedFacts, EvaluatedFacts, State, TrainedFacts, Window, WindowPlan
 
@@ -55,18 +56,25 @@ class Job:
         clock: windows.Clock = windows.wall_clock,
     ) -> None:
         self.store, self.state, self.base_model = store, state, base_model
-        self.settings, self.trainer, self.steps = settings, trainer, steps
+        self.settings, self.steps = settings, steps
         self.say: Progress = progress or (lambda _: None)
         self.clock = clock
-        self.view = trainer.render().for_model(base_model)
-        self.data = WindowData(store, state, settings, self.view, base_model)
         self.students = state / "students"
+        self._take(trainer)
+
+    def _take(self, trainer: TrainerSettings) -> None:
+        self.trainer = trainer
+        self.view = trainer.render().for_model(self.base_model)
+        self.data = WindowData(self.store, self.state, self.settings, self.view, self.base_model)
 
     def run(self, planned: WindowPlan | None = None) -> JobResult:
         """Run a planned window, or go on with the lineage's open one when none is given.
 
+        The window goes on under the terms that it was claimed with, whatever the settings are now.
+
         Raises:
-            PermanentError: there is no open window, or the plan cannot be claimed.
+            PermanentError: there is no open window, the plan cannot be claimed, or something on this machine is not as it must be;
+                the window stays as it is.
             RetryableError: another process is at it, or the store is away; the window stays as it is.
         """
         with self._alone():
@@ -75,7 +83,8 @@ class Job:
                 if window is None:
                     raise PermanentError("no window to go on with", where=self.settings.lineage, fix="Plan one first.")
             else:
-                window = windows.claim(self.store, planned, clock=self.clock)
+                window = self._claim(planned)
+            self._take(in_force(window.plan, self.trainer))
             self._tell(window)
             while window.state not in TERMINAL:
                 window = self._step(window)
@@ -91,8 +100,27 @@ class Job:
         }[window.state]
         try:
             return step(window)
-        except PermanentError as error:  # the same again would fail again: the rows go back to the pool
+        except GateError as error:  # it is the window's data: the same again would fail again, so the rows go back to the pool
             return self._advance(window, State.REJECTED, reason=str(error))
+
+    def _claim(self, planned: WindowPlan) -> Window:
+        if planned.terms is None:
+            planned = msgspec.structs.replace(planned, terms=terms_of(self.trainer))
+        if self.steps.check is not None:
+            self.steps.check(self._job(planned))
+        return windows.claim(self.store, planned, clock=self.clock)
+
+    def _job(self, planned: WindowPlan, train: Sequence[Example] = ()) -> TrainJob:
+        return TrainJob(
+            base_model=self.base_model,
+            parent=self.students / planned.parent if planned.parent else None,
+            render=msgspec.structs.replace(self.view, distilled_on=coverage(train)),
+            recipe=self.trainer.recipe,
+            mode=planned.mode,
+            settings=self.trainer.training(),
+            out=self.data.root / planned.key / "training",
+            seed=self.trainer.seed,
+        )
 
     def _advance(self, window: Window, to: State, **facts: Any) -> Window:
         return windows.advance(self.store, window, to, clock=self.clock, **facts)
@@ -114,17 +142,7 @@ class Job:
 
     def _train(self, window: Window) -> Window:
         train, validation, _ = self._examples(window)
-        job = TrainJob(
-            base_model=self.base_model,
-            parent=self.students / window.plan.parent if window.plan.parent else None,
-            render=msgspec.structs.replace(self.view, distilled_on=coverage(train)),
-            recipe=self.trainer.recipe,
-            mode=window.plan.mode,
-            settings=self.trainer.training(),
-            out=self.data.folder(window) / "training",
-            seed=self.trainer.seed,
-        )
-        result = self.steps.train(job, train, validation, self._train_progress)
+        result = self.steps.train(self._job(window.plan, train), train, validation, self._train_progress)
         facts = TrainedFacts(
             candidate=str(result.candidate.relative_to(self.state)),
             validation_loss=result.validation_loss,
@@ -149,6 +167,7 @@ class Job:
         check_measured(window, self.trainer)
         folder = registered(self.students, window)
         if folder is None:
+            check_candidate(self.state / window.trained.candidate)
             manifest = manifest_of(window, train, self.base_model, self.trainer, erasures.offset)
             folder = students.register(self.students, self.state / window.trained.candidate, manifest)
         if self.steps.publish is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.errors import GateError, PermanentError, RetryableError
+from stillhouse.schemas.errors import GateError, RetryableError
 from stillhouse.schemas.fold import ERASED
 from stillhouse.schemas.render import Renderer, RenderSpec
 from stillhouse.sdk.store import Store
@@ -46,7 +46,7 @@ class WindowData:
         """Curate, place the window's tasks for ever, and write the examples.
 
         Raises:
-            PermanentError: a listed row was erased.
+            GateError: a listed row was erased.
             RetryableError: other planners were faster again and again.
         """
         for attempt in range(_PLACING_TRIES):
@@ -69,12 +69,12 @@ class WindowData:
         """The window's training and validation examples; curated again when its files are gone, which gives the same or fails.
 
         Raises:
-            PermanentError: the window no longer curates to what it was.
+            GateError: the window no longer curates to what it was.
         """
         assert window.curated is not None
         paths = [self.folder(window) / f"{name}.jsonl" for name in ("train", "validation")]
         if not all(p.is_file() for p in paths) and self.curate(window, tools, clock).manifest_hash != window.curated.manifest_hash:
-            raise PermanentError(
+            raise GateError(
                 "the window no longer curates to what it was",
                 where=window.key,
                 fix="Its settings or the code have changed since: let it be rejected, and run a new window.",

@@ -38,6 +38,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         train: trains; called again after a crash with the same arguments.
+        check: called before a window is claimed, with the job that it will train: raises what training would refuse at once.
         evaluate: measures in an environment; None where there is none.
         publish: tells the topic `students`; after a crash it may be told the same again.
         erasures: who is to be forgotten, as of now; None where nobody can say.
@@ -47,6 +48,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     train: Train
+    check: Callable[[TrainJob], None] | None = None
     evaluate: Evaluate | None = None
     publish: Callable[[StudentState], None] | None = None
     erasures: ReadErasures | None = None

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from stillhouse.schemas.errors import GateError
+from stillhouse.schemas.errors import GateError, PermanentError
 from stillhouse.schemas.facts import StudentStage, StudentState
+from stillhouse.schemas.student_folder import check_complete
 from stillhouse.trainer import students
 from stillhouse.trainer.evaluation.gate import FamilyGate
 from stillhouse.trainer.examples import Example
@@ -47,9 +48,26 @@ def check_measured(window: Window, settings: TrainerSettings) -> None:
         msgspec.convert(families, FamilyGate).require()
 
 
+def check_candidate(candidate: Path) -> None:
+    """The candidate's files are those of a student.
+
+    Raises:
+        GateError: one may hold code, or is missing.
+    """
+    try:
+        check_complete(candidate)
+    except PermanentError as error:
+        raise GateError(error.what, where=error.where, fix=error.fix) from error
+
+
 def registered(folder: Path, window: Window) -> Path | None:
-    """The student of a registration that was killed before the window's state moved on."""
-    names = [m.name for m in students.list_students(folder) if m.window == window.key]
+    """The student of a registration that was killed before the window's state moved on.
+
+    Windows are counted by their store: where a store was made anew, an older student bears the same window's name. It has other data.
+    """
+    assert window.curated is not None
+    made_of = (window.key, window.curated.manifest_hash)
+    names = [m.name for m in students.list_students(folder) if (m.window, m.dataset_sha256) == made_of]
     return folder / names[-1] if names else None
 
 

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
+import msgspec
+
+from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.render import Renderer
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store
@@ -15,6 +18,8 @@ from stillhouse.trainer.decisions import NOBODY, read_barred, read_erasures
 from stillhouse.trainer.jobs_parts import MakeActionLoss
 from stillhouse.trainer.named import load_named
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
+from stillhouse.trainer.terms import terms_of
+from stillhouse.trainer.training_job import RECIPE_NAMES
 from stillhouse.trainer.windows_types import Mode, WindowPlan
 
 
@@ -28,7 +33,7 @@ def next_plan(
     weights: Mapping[str, float] | None = None,
     mode: Mode | None = None,
 ) -> WindowPlan:
-    """The lineage's next window, without erased subjects and students that were taken out. Raises as `windows.plan`.
+    """The lineage's next window, without erased subjects and students that were taken out.
 
     Args:
         store: rows and windows.
@@ -38,8 +43,12 @@ def next_plan(
         families: only these.
         weights: what they are drawn by.
         mode: instead of the rule's.
+
+    Raises:
+        UsageError: no such recipe; or as `windows.plan`.
     """
-    return windows.plan(
+    check_recipe(trainer)
+    planned = windows.plan(
         store,
         window,
         families=families,
@@ -49,6 +58,17 @@ def next_plan(
         barred=read_barred(kafka) if kafka else (),
         erasures=read_erasures(kafka) if kafka else NOBODY,
     )
+    return msgspec.structs.replace(planned, terms=terms_of(trainer, families=families, weights=weights))
+
+
+def check_recipe(trainer: TrainerSettings) -> None:
+    """A typo is found before a window is claimed, not after it was curated.
+
+    Raises:
+        UsageError: no such recipe.
+    """
+    if trainer.recipe not in RECIPE_NAMES:
+        raise UsageError(f"no recipe {trainer.recipe!r}", where="[trainer] recipe", fix=f"Use one of: {', '.join(RECIPE_NAMES)}.")
 
 
 def plan_tools(planned: WindowPlan, window: WindowSettings, trainer: TrainerSettings, base_model: Path, students: Path) -> Tools:

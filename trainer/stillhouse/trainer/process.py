@@ -8,15 +8,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 
-from stillhouse.schemas.errors import ExitCode, RetryableError, StillhouseError, UsageError
+from stillhouse.schemas.errors import ExitCode, MissingExtraError, RetryableError, StillhouseError, UsageError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store, StoreSettings
@@ -24,9 +24,10 @@ from stillhouse.trainer import models, windows
 from stillhouse.trainer.announce import publish
 from stillhouse.trainer.decisions import read_barred, read_erasures
 from stillhouse.trainer.jobs import Job, JobResult, Steps
-from stillhouse.trainer.planning import action_loss_of, next_plan, replay_of
+from stillhouse.trainer.planning import action_loss_of, check_recipe, next_plan, replay_of
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
-from stillhouse.trainer.windows_types import State
+from stillhouse.trainer.terms import Asked, in_force, refuse_contradictions
+from stillhouse.trainer.windows_types import Mode, State
 
 _log = logging.getLogger("stillhouse.trainer")
 
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over file and environment")
     run.add_argument("--family", action="append", help="only this family; may be given again")
     run.add_argument("--weight", action="append", metavar="FAMILY=NUMBER", help="what a family is drawn by; may be given again")
-    run.add_argument("--mode", choices=("fresh", "continue"), help="instead of the rule")
+    run.add_argument("--mode", metavar="|".join(get_args(Mode)), help="instead of the rule")
     return found
 
 
@@ -65,20 +66,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_window(options: argparse.Namespace) -> JobResult:
     """Go on with the lineage's open window, or plan the next one and run it.
 
+    All that can be wrong with options, settings and this machine's parts is found before a window is claimed.
+
     Raises:
+        UsageError: an option has no such value, or contradicts what the open window was claimed with.
         StillhouseError: settings, store, model or plan are not as they must be.
     """
-    config = Config.load(options.config, dict(os.environ), options.state, _settings(options.set))
+    said = _settings(options.set)
+    asked = _asked(options, said)
+    config = Config.load(options.config, dict(os.environ), options.state, said)
     window, trainer = config.section("window", WindowSettings), config.section("trainer", TrainerSettings)
     store = Store.open(config.section("store", StoreSettings).location(config.state), create=False)
-    base = models.resolve(trainer.model)
     kafka = _kafka(config, options.bootstrap_servers)
-    if windows.open_window(store, window.lineage):
-        planned = None
-    else:
-        weights = {name: _number(value, name) for name, _, value in (w.partition("=") for w in options.weight)} if options.weight else None
-        planned = next_plan(store, window, trainer, kafka, families=options.family, weights=weights, mode=options.mode)
-    return Job(store, config.state, base, window, trainer, _steps(config, window, trainer, base, kafka), progress=_say).run(planned)
+    going = windows.open_window(store, window.lineage)
+    if going is not None:
+        check_recipe(trainer)
+        refuse_contradictions(going.plan, asked, window, trainer)
+        trainer = in_force(going.plan, trainer)
+    base = models.resolve(trainer.model)
+    steps = _steps(config, window, trainer, base, kafka)
+    planned = None
+    if going is None:
+        planned = next_plan(store, window, trainer, kafka, families=asked.families, weights=asked.weights, mode=asked.mode)
+    return Job(store, config.state, base, window, trainer, steps, progress=_say).run(planned)
+
+
+def _asked(options: argparse.Namespace, said: Mapping[str, object]) -> Asked:
+    if options.mode is not None and options.mode not in get_args(Mode):
+        raise UsageError(f"no such mode: {options.mode}", where="--mode", fix=f"Use one of: {', '.join(get_args(Mode))}.")
+    weights = {name: _number(value, name) for name, _, value in (w.partition("=") for w in options.weight)} if options.weight else None
+    families = tuple(options.family) if options.family else None
+    return Asked(settings=frozenset(said), families=families, weights=weights, mode=cast(Mode | None, options.mode))
 
 
 def _kafka(config: Config, servers: str | None) -> KafkaSettings | None:
@@ -86,8 +104,14 @@ def _kafka(config: Config, servers: str | None) -> KafkaSettings | None:
 
 
 def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, base: Path, kafka: KafkaSettings | None) -> Steps:
-    from stillhouse.trainer.training import train  # torch: only a process that trains pays for it
-    from stillhouse.trainer.validation import Validation
+    try:
+        from stillhouse.trainer.training import train  # torch: only a process that trains pays for it
+        from stillhouse.trainer.training_checks import check_lineage
+        from stillhouse.trainer.validation import Validation
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "stillhouse":
+            raise
+        raise MissingExtraError("training", "trainer") from error
 
     validation = None
     if trainer.benchmark:
@@ -95,6 +119,7 @@ def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, bas
         validation = Validation(trainer, base, log, work)
     return Steps(
         train=train,
+        check=check_lineage,
         evaluate=validation,
         publish=partial(publish, kafka) if kafka else None,
         erasures=partial(read_erasures, kafka) if kafka else None,

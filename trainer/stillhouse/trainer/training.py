@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, PrinterCallback
 from trl import SFTConfig
 
-from stillhouse.schemas.render import Renderer
+from stillhouse.schemas.errors import GateError, PermanentError
+from stillhouse.schemas.render import Renderer, RenderSpec
 from stillhouse.schemas.student_folder import ADAPTER, RENDER
 from stillhouse.trainer.collate import Collator, Row, items_of
 from stillhouse.trainer.examples import Example
@@ -41,17 +42,18 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
         progress: told about every step and measurement.
 
     Raises:
-        GateError: the data gate said no: a held-out or erased row, or nothing to learn from.
+        GateError: the data gate said no: a held-out or erased row, or nothing to learn from; rows were lost or too long;
+            or the loss is not a number.
         UsageError: the parent has another shape than the job, or no such recipe exists.
-        PermanentError: rows were lost or too long, the folder belongs to another job, or the loss is not a number.
+        PermanentError: the folder belongs to another job.
     """
     check_examples(examples, validation)
     check_lineage(job)
     make, renderer = recipe(job.recipe).rows, Renderer(job.render, job.base_model)
     rows = make(examples, renderer)
     held = sample(make(validation, renderer), job.settings.validation_rows, derived_seed(job.seed, "validation"))
-    check_rows(rows, job.render)
-    check_rows(held, job.render)
+    _check_rows(rows, job.render)
+    _check_rows(held, job.render)
 
     folder = JobFolder(job.out)
     folder.open(_digest(job, rows, held))
@@ -64,7 +66,7 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
     model = adapted_model(job)
     base_loss, parent_loss = _base_loss(job, model, held), _parent_loss(job, model, held)
     trainer = make_trainer(job, model, rows, held, progress)
-    check_rows(rows, job.render, taken=len(trainer.train_dataset))
+    _check_rows(rows, job.render, taken=len(trainer.train_dataset))
 
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint:
@@ -83,6 +85,13 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
         )
     )
     return result
+
+
+def _check_rows(rows: Sequence[Row], spec: RenderSpec, *, taken: int | None = None) -> None:
+    try:
+        check_rows(rows, spec, taken=taken)
+    except PermanentError as error:  # of the window's data, and so a reason to reject it
+        raise GateError(error.what, where=error.where, fix=error.fix) from error
 
 
 def _digest(job: TrainJob, rows: Sequence[Row], held: Sequence[Row]) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from stillhouse.schemas.render import RenderSpec
 
 Mode = Literal["fresh", "continue"]
+RECIPE_NAMES = ("bc-trajectory", "bc-step", "weighted")  # of `recipes.RECIPES`, which needs torch
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

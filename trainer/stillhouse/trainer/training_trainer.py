@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.errors import GateError, PermanentError
 from stillhouse.trainer.collate import IGNORED, BucketSampler, Row
 from stillhouse.trainer.files import sync_folder
 from stillhouse.trainer.loss import labelled_loss, mean_loss
@@ -123,7 +123,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             if name not in logs:
                 continue
             if not torch.isfinite(torch.tensor(logs[name])):
-                raise PermanentError(f"the {name} of step {state.global_step} is {logs[name]}", fix="Lower [trainer] learning_rate.")
+                raise GateError(f"the {name} of step {state.global_step} is {logs[name]}", fix="Lower [trainer] learning_rate.")
             event = TrainEvent(
                 kind="step" if name == "loss" else "validation", step=state.global_step, steps=state.max_steps, loss=logs[name],
                 tokens=int(logs["tokens"]), cpu_seconds=logs["cpu_seconds"],

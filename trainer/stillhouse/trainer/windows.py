@@ -4,13 +4,14 @@ claimed → curated → trained → evaluated → registered | rejected(reason).
 """
 
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from stillhouse.schemas.errors import PermanentError, RetryableError, UsageError
+from stillhouse.schemas.errors import GateError, PermanentError, RetryableError, UsageError
+from stillhouse.schemas.trajectory import Trajectory
 from stillhouse.sdk.store import Store
 from stillhouse.sdk.store_arrow import quoted
 from stillhouse.trainer import windows_pool
@@ -159,13 +160,12 @@ def curate_plan(store: Store, planned: WindowPlan, settings: CurationSettings, c
     """Curate what a plan lists. Reads the store and writes nothing: the same plan gives the same result.
 
     Raises:
-        PermanentError: a listed row was erased since.
+        GateError: a listed row was erased since.
     """
     before = {w.key: w for w in list_windows(store, planned.lineage)}
     previous = before.get(planned.previous) if planned.previous is not None else None
-    trajectories = store.load_at([row.ref for row in (*planned.rows, *planned.again)])
     return curate(
-        list(trajectories.values()),
+        _load(store, (*planned.rows, *planned.again)),
         load_ledger(store, settings),
         settings,
         counter,
@@ -174,6 +174,15 @@ def curate_plan(store: Store, planned: WindowPlan, settings: CurationSettings, c
         quota=planned.quota,
         tools=tools,
     )
+
+
+def _load(store: Store, rows: Sequence[WindowRow]) -> list[Trajectory]:
+    try:
+        return list(store.load_at([row.ref for row in rows]).values())
+    except PermanentError as error:
+        if error.where.partition(" revision ")[0] not in {row.key for row in rows}:
+            raise  # the store's own trouble; an error about a row names it
+        raise GateError(f"a listed row is lost: {error.what}", where=error.where, fix=error.fix) from error
 
 
 def load_ledger(store: Store, settings: CurationSettings) -> LeaderLedger:

@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from stillhouse.schemas.render import RenderSpec
 from stillhouse.sdk.store import RowRef
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.ledger_histograms import StepHistograms
+from stillhouse.trainer.training_job import TrainSettings
 from stillhouse.trainer.waterfall import Waterfall
 
 Mode = Literal["fresh", "continue"]
@@ -51,6 +53,28 @@ class WindowRow(msgspec.Struct, frozen=True, kw_only=True):
         return RowRef(key=self.key, revision=self.revision, content=self.content, chunks=self.chunks)
 
 
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a window is trained with, and what it was asked for: settled at its claim, whatever settings say when it goes on.
+
+    Attributes:
+        recipe: name of the recipe.
+        model: the base model as settings name it; a folder by its whole path.
+        seed: of the run.
+        settings: the hyperparameters.
+        view: the student's view, before a model gives it its stop ids.
+        families: those that it was asked to be narrowed to; None: all.
+        weights: what it was asked to draw families by; None: it was not said.
+    """
+
+    recipe: str
+    model: str
+    seed: int
+    settings: TrainSettings
+    view: RenderSpec
+    families: tuple[str, ...] | None = None
+    weights: dict[str, float] | None = None
+
+
 class WindowPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A window before it is claimed.
 
@@ -65,6 +89,7 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True):
         rows: rows that are new to the lineage.
         again: rows that it has learned from or validated with before: the whole pool (fresh), or what may be replayed.
         quota: what is drawn from them; None takes all.
+        terms: what it is trained with; None in a window that was claimed before they were kept: today's settings count.
     """
 
     key: str
@@ -77,6 +102,7 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[WindowRow, ...] = ()
     again: tuple[WindowRow, ...] = ()
     quota: Quota | None = None
+    terms: Terms | None = None
 
     @property
     def offsets(self) -> dict[int, tuple[int, int]]:
