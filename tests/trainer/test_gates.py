@@ -52,7 +52,13 @@ def test_the_parent_has_the_highest_success_then_the_lowest_loss_then_is_the_lat
     assert choose_parent([candidate("a", 0.6), candidate("b", 0.5, 0.01)]) == candidate("a", 0.6)
     assert choose_parent([candidate("a", 0.6, 0.2), candidate("b", 0.6, 0.1)]) == candidate("b", 0.6, 0.1)
     assert choose_parent([candidate("a"), candidate("b")]) == candidate("b")
-    assert choose_parent([candidate("a", None, None), candidate("b", 0.0, None)]) == candidate("b", 0.0, None)
+    assert choose_parent([candidate("a", 0.6, None), candidate("b", 0.6, 3.0)]) == candidate("b", 0.6, 3.0)
+
+
+def test_where_success_was_not_measured_everywhere_the_latest_goes_on_whatever_the_losses_of_other_rows() -> None:
+    assert choose_parent([candidate("a", None, 0.1), candidate("b", None, 0.4)]) == candidate("b", None, 0.4)
+    assert choose_parent([candidate("a", 0.9, 0.1), candidate("b", None, 0.4)]) == candidate("b", None, 0.4)
+    assert choose_parent([candidate("a", None, 0.1), candidate("b", 0.0, None)]) == candidate("b", 0.0, None)
 
 
 _candidates = st.lists(
@@ -74,5 +80,7 @@ def test_a_rejected_or_ungated_student_is_never_a_parent(lineage: list[Candidate
     fit = [c for c in lineage if c.format_passed and c.data_passed and c.rejected is None]
     chosen = choose_parent(lineage)
     assert (chosen in fit) if fit else (chosen is None)
-    if chosen and chosen.success is not None:
-        assert all(c.success is None or c.success <= chosen.success for c in fit)
+    if all(c.success is not None for c in fit):
+        assert all((c.success or 0.0) <= (chosen.success or 0.0) for c in fit if chosen)
+    else:
+        assert chosen is fit[-1]

@@ -109,14 +109,18 @@ class Candidate(NamedTuple):
 
 
 def choose_parent(lineage: Sequence[Candidate]) -> Candidate | None:
-    """The best student of a lineage, served or not: highest validation success, then lowest loss, then the latest.
+    """The best student of a lineage (oldest first), served or not: highest validation success, then lowest loss, then the latest.
 
+    Where one has no success rate it is the latest: losses of two windows are on different rows and say nothing of each other,
+    while the loss gate has held each student to its own parent on the same rows.
     Never one that did not pass the format and data gates, or was rejected for regression, poison or erasure.
     """
-    fit = [(place, c) for place, c in enumerate(lineage) if c.format_passed and c.data_passed and c.rejected is None]
+    fit = [c for c in lineage if c.format_passed and c.data_passed and c.rejected is None]
+    if not fit or any(c.success is None for c in fit):
+        return fit[-1] if fit else None
 
     def order(entry: tuple[int, Candidate]) -> tuple[float, float, int]:
         place, c = entry
-        return (-1.0 if c.success is None else c.success, float("-inf") if c.loss is None else -c.loss, place)
+        return (c.success or 0.0, float("-inf") if c.loss is None else -c.loss, place)
 
-    return max(fit, key=order)[1] if fit else None
+    return max(enumerate(fit), key=order)[1]

@@ -98,7 +98,7 @@ def best(windows: Mapping[str, Window], contents: Mapping[str, str], barred: Con
             name=w.key,
             success=w.evaluated.success if w.evaluated else None,
             loss=w.trained.validation_loss if w.trained else None,
-            format_passed=True,  # or it would not have been registered
+            format_passed=True,  # and the loss gate, or it would not have been registered
             data_passed=not is_stale(windows, w, contents),
             rejected=Rejection.REGRESSION if w.student in barred else None,
         )
