@@ -48,7 +48,7 @@ def event_from_snapshot(data: bytes, *, tenant: str, agent: str, policy: Policy)
         policy: the client's policy, for a draft that names none.
 
     Raises:
-        msgspec.ValidationError, ValueError, TypeError, KeyError: no event can be made of it.
+        msgspec.ValidationError, ValueError, TypeError, KeyError, OverflowError, RecursionError: no event can be made of it.
         PermanentError: a message is none.
     """
     if data[:1] == b"{":

@@ -109,8 +109,14 @@ class Redactor:
         """The event with every secret in any of its texts, keys of objects included, replaced.
 
         Raises:
-            RedactionError: a rule failed, or an id holds a secret.
+            RedactionError: a rule failed, an id holds a secret, or the event is nested too deep to be searched.
         """
+        try:
+            return self._redact(event)
+        except RecursionError:
+            raise RedactionError("the event is nested too deep to be searched", "depth") from None
+
+    def _redact(self, event: AgentEvent) -> Redacted:
         rules = self._candidates(event)
         if not rules:
             return Redacted(event, Counter())

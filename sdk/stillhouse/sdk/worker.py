@@ -4,6 +4,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
@@ -31,6 +32,8 @@ _log = logging.getLogger("stillhouse.sdk")
 _BATCH = 200
 _TICK_S, _IDLE_S, _LINGER_S = 0.02, 1.0, 1.0
 _REGISTRY_WAIT_S = 0.5  # what a short life of an agent may wait for its framing
+# What values raise that no event can be made of: among them numbers beyond every float, and nesting beyond the interpreter's stack.
+_UNFIT = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _RECORD_OVERHEAD = 256  # batch header and varints around key, value and headers, generously
 
 
@@ -131,19 +134,19 @@ class Worker:
             self._flushes.clear()
 
     def _take(self, items: list[Item]) -> None:
-        for item in items:
-            if item.call is not None:
-                item.call()
-                continue
-            event = self._event(item)
-            if event is not None:
-                self._send(event, item.since)
+        for item in items:  # each for itself: an odd one must not take its neighbours with it, nor the calls that others wait for
+            self._attempt(item.call or partial(self._one, item))
+
+    def _one(self, item: Item) -> None:
+        event = self._event(item)
+        if event is not None:
+            self._send(event, item.since)
 
     def _event(self, item: Item) -> AgentEvent | None:
         setup = self._setup
         try:
             return event_from_snapshot(item.snapshot, tenant=setup.tenant, agent=setup.agent, policy=setup.policy)
-        except (msgspec.MsgspecError, PermanentError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (msgspec.MsgspecError, PermanentError, *_UNFIT) as error:
             self._refuse(Refusal.BAD_INPUT, error)
         return None
 
@@ -158,7 +161,7 @@ class Worker:
         try:
             value = encode(event, schema_id=self._framing.schema_id())
             ready = parcel(self._setup.topic, event.key.encode(), value, headers_for(event, self._setup.way_in))
-        except (PermanentError, ValueError, TypeError, AttributeError) as error:
+        except (PermanentError, *_UNFIT) as error:
             self._refuse(Refusal.BAD_INPUT, error)
             return
         if ready.size > EVENT_MAX_BYTES - _RECORD_OVERHEAD:
@@ -212,10 +215,16 @@ class Worker:
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """The thread outlives whatever one step raises: the next step may work, and the agent must not notice."""
+        if not self._attempt(step):
+            threading.Event().wait(_TICK_S)
+
+    def _attempt(self, step: Callable[[], None]) -> bool:
+        """Whether it worked; what it raises is counted."""
         try:
             step()
         except Exception as error:  # noqa: BLE001 - named and counted, without its text, which may quote an event
             at = traceback.extract_tb(error.__traceback__)[-1]
             if self._counters.refuse(Refusal.INTERNAL):
                 _log.error("the sender's thread failed: %s at %s:%s", type(error).__name__, Path(at.filename).name, at.lineno)
-            threading.Event().wait(_TICK_S)
+            return False
+        return True
