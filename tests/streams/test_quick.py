@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.schemas import codec, codec_schemas
+from stillhouse.schemas.event_set import member, pack, unpack
 from stillhouse.schemas.events import (
     AgentEvent,
     Assignment,
@@ -31,7 +32,9 @@ LONG = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1))
 TEXT = st.text(max_size=200)
 NAME = st.text(min_size=1, max_size=200)
 MAYBE = st.one_of(st.none(), TEXT)
-CALL = st.builds(ToolCall, id=TEXT, name=TEXT, arguments=st.dictionaries(TEXT, st.integers(-9, 9), max_size=2))
+NUMBER = st.one_of(st.integers(-9, 9), st.integers(-(10**25), 10**25), st.sampled_from([2**63, 2**64 - 1, 2**64, -(2**63) - 1]))
+ARGUMENT = st.one_of(NUMBER, st.lists(NUMBER, max_size=2))
+CALL = st.builds(ToolCall, id=TEXT, name=TEXT, arguments=st.dictionaries(TEXT, ARGUMENT, max_size=2))
 MESSAGE = st.builds(
     Message, role=st.sampled_from(["user", "tool", "assistant"]), content=MAYBE, tool_calls=st.lists(CALL, max_size=2).map(tuple)
 )
@@ -96,6 +99,8 @@ def test_an_event_is_read_as_the_codec_reads_it_whatever_its_record_key(events: 
         for _ in range(2):  # met, then remembered
             found = QUICK.read(data, one.key.encode() if right else b"the same for all")
             assert found == (one.key, one)
+        kept = member(one)
+        assert unpack(pack(one.key, [kept])[1]) == {kept.digest: kept}
         assert codec.decode(data, AgentEvent) == one
 
 

@@ -2,12 +2,14 @@
 
 An event's identity is the digest of its canonical bytes. Sent twice it is one member; two *different* events under one
 event_id are two members, of which `fold` lets the same one win in any order. Chunks keep the canonical bytes.
+
+The bytes are msgpack, whose integers end at 64 bits while JSON's (in a tool's arguments) do not: a wider one is an extension.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,8 +18,18 @@ from stillhouse.schemas.events import AgentEvent, ClientReport
 
 DIGEST_BYTES = 16
 
+WIDE_INTEGER = 1
+"""The code of the extension: two's complement, big-endian, as few bytes as hold it."""
+
+
+def _widened(code: int, data: memoryview) -> int:
+    if code != WIDE_INTEGER:
+        raise msgspec.ValidationError(f"an unknown extension {code}")
+    return int.from_bytes(data, "big", signed=True)
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(AgentEvent).decode
+_decode = msgspec.msgpack.Decoder(AgentEvent, ext_hook=_widened).decode
 _decode_chunk = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
@@ -33,9 +45,29 @@ EventSet = Mapping[bytes, Member]
 
 
 def member(event: AgentEvent) -> Member:
-    """The event with its identity."""
-    data = _encode(event)
+    """The event with its identity.
+
+    Raises:
+        ValueError: it holds what has no canonical bytes (text that is no Unicode).
+        TypeError: the same (an object that is none of JSON's).
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        data = _encode(event)
+    except OverflowError:
+        data = _encode(_narrowed(msgspec.to_builtins(event)))
     return Member(sha256(data).digest()[:DIGEST_BYTES], data, event)
+
+
+def _narrowed(value: Any) -> Any:
+    """The same with wide integers as extensions."""
+    if isinstance(value, dict):
+        return {key: _narrowed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_narrowed(item) for item in value]
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return msgspec.msgpack.Ext(WIDE_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    return value
 
 
 _digest = itemgetter(0)
@@ -85,5 +117,5 @@ def unpack(data: bytes) -> dict[bytes, Member]:
         raws = _decode_chunk(data)
         found = (Member(sha256(raw).digest()[:DIGEST_BYTES], bytes(raw), _decode(raw)) for raw in raws)
         return {one.digest: one for one in found}
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise PermanentError(f"a stored chunk of events is damaged: {error}", where="transcripts") from error

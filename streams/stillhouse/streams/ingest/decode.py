@@ -13,7 +13,7 @@ from stillhouse.streams.ingest.records import UNATTRIBUTED, Arrived, Record, Rej
 UNKNOWN_SCHEMA = ("unknown_fingerprint", "unknown_schema_id")
 """Reasons that may pass by themselves: outside the ratio limit, retried when the schema becomes known."""
 
-RATIO, FLOOD = "ratio_limit", "flood"
+RATIO, INVALID = "ratio_limit", "invalid"
 
 
 class Decoded:
@@ -69,19 +69,25 @@ class Decoder:
         return found
 
     def _one(self, record: Record, source: str, found: Decoded) -> Rejected | None:
+        """Decode one; what it raises is its own fault and no other record's: one that raised out of here would stop its partition."""
+        try:
+            self._event(record, source, found)
+        except codec.UndecodableError as error:
+            return Rejected(record, source, "decode", error.reason, error.what)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            return Rejected(record, source, "decode", INVALID, f"not a storable event: {error!r}")
+        return None
+
+    def _event(self, record: Record, source: str, found: Decoded) -> None:
         value = record.value or b""
         quick = self._quick(value, record.key)
         if quick is not None:
             key, event = quick
         else:
-            try:
-                event = codec.decode(value, AgentEvent, self._resolver)
-            except codec.UndecodableError as error:
-                return Rejected(record, source, "decode", error.reason, error.what)
+            event = codec.decode(value, AgentEvent, self._resolver)
             if type(event.body) is ClientReport:
                 found.dropped.update(event.body.dropped)
-                return None
+                return
             key = event.key
         arrived = Arrived(key, member(event), record.partition, record.offset, len(value), source, record.timestamp * 1000)
         found.events.append(arrived)
-        return None

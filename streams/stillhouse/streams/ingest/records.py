@@ -9,7 +9,10 @@ UNATTRIBUTED = ""
 
 
 class Record(Protocol):
-    """A record as a Kafka client gives it (aiokafka's `ConsumerRecord` is one). `timestamp` is milliseconds, LogAppendTime."""
+    """A record as a Kafka client gives it (aiokafka's `ConsumerRecord` is one). `timestamp` is milliseconds, LogAppendTime.
+
+    A header's value may be null.
+    """
 
     topic: str
     partition: int
@@ -17,7 +20,7 @@ class Record(Protocol):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 class Arrived(NamedTuple):
@@ -45,6 +48,6 @@ class Rejected(NamedTuple):
 def source_of(record: Record) -> str:
     """The (tenant, way in) that limits are kept by: the header `ce_source`, or `UNATTRIBUTED`."""
     for name, value in record.headers:
-        if name == "ce_source":
+        if name == "ce_source" and value is not None:
             return value.decode("utf-8", "replace")
     return UNATTRIBUTED
