@@ -4,15 +4,15 @@ A record is the original bytes under the key `topic/partition/offset`, with the 
 original bytes to their topic again, under their own key, and leaves a mark beside them; a replay of either adds nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stillhouse.schemas.errors import RetryableError, UnreachableError, UsageError
 from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES
 from stillhouse.sdk.kafka import KafkaSettings, confluent_args, confluent_producer_args, topic_name
 
-Headers = list[tuple[str, bytes]]
+Header = tuple[str, bytes | None]
 
 STAGE, REASON, DETAIL, SOURCE_KEY = "stage", "reason", "detail", "source_key"
 SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET = "source_topic", "source_partition", "source_offset"
@@ -21,6 +21,8 @@ RETRIED = "retried"
 """The stage of a mark."""
 
 TIMEOUT_S = 10.0
+BATCH, BATCH_BYTES = 1000, 16 * 1024 * 1024
+"""How much is sent again before it is marked."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Entry:
     at: int
     source_key: bytes | None
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[Header, ...]
     retried: bool = False
 
 
@@ -45,7 +47,7 @@ def key_of(topic: str, partition: int, offset: int) -> str:
 
 
 def headers_of(
-    original: Sequence[tuple[str, bytes]],
+    original: Sequence[Header],
     *,
     stage: str,
     reason: str,
@@ -54,7 +56,7 @@ def headers_of(
     partition: int,
     offset: int,
     key: bytes | None,
-) -> Headers:
+) -> list[Header]:
     """The original headers and ours."""
     ours = {
         STAGE: stage,
@@ -64,7 +66,7 @@ def headers_of(
         SOURCE_PARTITION: str(partition),
         SOURCE_OFFSET: str(offset),
     }
-    headers = [(name, value) for name, value in original if name not in _OURS]
+    headers: list[Header] = [(name, value) for name, value in original if name not in _OURS]
     headers += [(name, text.encode()) for name, text in ours.items()]
     return headers if key is None else [*headers, (SOURCE_KEY, key)]
 
@@ -75,21 +77,35 @@ def entries(settings: KafkaSettings, *, reason: str | None = None, limit: int | 
     Args:
         settings: the section `[kafka]`.
         reason: only those with this reason.
-        limit: at most so many.
+        limit: at most so many; no more than twice as many are in memory.
 
     Raises:
         UnreachableError: no broker answers.
     """
     found: dict[str, Entry] = {}
     retried: set[str] = set()
+    for entry in _letters(settings, retried):
+        if reason in (None, entry.reason):
+            found[entry.key] = entry
+            if limit is not None and len(found) > 2 * limit:
+                found = {one.key: one for one in _newest(found)[:limit]}
+    return [replace(entry, retried=entry.key in retried) for entry in _newest(found)[:limit]]
+
+
+def _newest(found: Mapping[str, Entry]) -> list[Entry]:
+    return sorted(found.values(), key=lambda entry: (-entry.at, entry.key))
+
+
+def _letters(settings: KafkaSettings, retried: set[str]) -> Iterator[Entry]:
+    """Every dead letter as it is read; the keys of marks go into `retried`, which is whole at the end."""
     for message in _read(settings):
         key = (message.key() or b"").decode("utf-8", "replace")
-        headers = tuple((name, value or b"") for name, value in message.headers() or ())
-        ours = {name: value.decode("utf-8", "replace") for name, value in headers if name in _OURS or name == "ce_source"}
+        headers = tuple(message.headers() or ())
+        ours = {name: (value or b"").decode("utf-8", "replace") for name, value in headers if name in _OURS or name == "ce_source"}
         if ours.get(STAGE) == RETRIED:
             retried.add(key)
             continue
-        found[key] = Entry(
+        yield Entry(
             key=key,
             stage=ours.get(STAGE, ""),
             reason=ours.get(REASON, ""),
@@ -100,12 +116,6 @@ def entries(settings: KafkaSettings, *, reason: str | None = None, limit: int | 
             value=message.value() or b"",
             headers=headers,
         )
-    marked = [_marked(entry) if entry.key in retried else entry for entry in found.values() if reason in (None, entry.reason)]
-    return sorted(marked, key=lambda entry: (-entry.at, entry.key))[:limit]
-
-
-def _marked(entry: Entry) -> Entry:
-    return Entry(**(entry.__dict__ | {"retried": True}))
 
 
 def show(settings: KafkaSettings, key: str) -> Entry:
@@ -115,18 +125,24 @@ def show(settings: KafkaSettings, key: str) -> Entry:
         UsageError: there is none with this key.
         UnreachableError: no broker answers.
     """
-    for entry in entries(settings):
+    found: Entry | None = None
+    retried: set[str] = set()
+    for entry in _letters(settings, retried):
         if entry.key == key:
-            return entry
-    raise UsageError("no such dead letter", where=key, fix="See `stillhouse dlq list`.")
+            found = entry
+    if found is None:
+        raise UsageError("no such dead letter", where=key, fix="See `stillhouse dlq list`.")
+    return replace(found, retried=key in retried)
 
 
 def retry(settings: KafkaSettings, which: Callable[[Entry], bool], *, again: bool = False) -> int:
     """Send the original bytes of dead letters to their topic again.
 
+    The topic is read twice, to choose and to send, so that no more than one batch of values is in memory.
+
     Args:
         settings: the section `[kafka]`.
-        which: says which ones.
+        which: says which ones; asked while reading, before it is known which were retried.
         again: also those that were retried before.
 
     Returns:
@@ -134,39 +150,75 @@ def retry(settings: KafkaSettings, which: Callable[[Entry], bool], *, again: boo
 
     Raises:
         UnreachableError: no broker answers.
-        RetryableError: one was not acknowledged.
+        RetryableError: one was not acknowledged; those of earlier batches are sent and marked.
     """
-    chosen = [entry for entry in entries(settings) if which(entry) and (again or not entry.retried)]
+    retried: set[str] = set()
+    chosen = {entry.key for entry in _letters(settings, retried) if which(entry)}
+    if not again:
+        chosen -= retried
     if not chosen:
         return 0
-    from confluent_kafka import Producer
+    sender, sent, batch, size = _Sender(settings), 0, [], 0
+    for entry in _letters(settings, set()):
+        if entry.key in chosen:
+            chosen.discard(entry.key)  # another letter under this key is the same record
+            batch.append(entry)
+            size += len(entry.value)
+        if len(batch) >= BATCH or size >= BATCH_BYTES:
+            sent += sender.send(batch)
+            batch, size = [], 0
+    return sent + sender.send(batch)
 
-    producer: Any = Producer(confluent_producer_args(settings, **{"message.max.bytes": DLQ_MAX_BYTES}))
-    failed: list[str] = []
 
-    def delivered(error: Any, _message: Any) -> None:
+class _Sender:
+    """Sends letters again, a batch at a time."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        from confluent_kafka import Producer
+
+        self._settings, self._dlq = settings, topic_name(settings, DLQ)
+        self._producer: Any = Producer(confluent_producer_args(settings, **{"message.max.bytes": DLQ_MAX_BYTES}))
+        self._failed: list[str] = []
+
+    def send(self, batch: Sequence[Entry]) -> int:
+        """Send these and mark them.
+
+        Returns:
+            How many they are.
+
+        Raises:
+            RetryableError: one was not acknowledged.
+        """
+        for entry in batch:
+            original = [(name, value) for name, value in entry.headers if name not in _OURS]
+            self._produce(entry.key.rsplit("/", 2)[0], value=entry.value, key=entry.source_key, headers=original)
+        self._flush()
+        for entry in batch:  # only after all were acknowledged: a mark must not be there without its record
+            self._produce(self._dlq, value=None, key=entry.key.encode(), headers=[(STAGE, RETRIED.encode())])
+        self._flush()
+        return len(batch)
+
+    def _produce(self, topic: str, **record: Any) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, on_delivery=self._delivered, **record)
+                return
+            except BufferError:  # full: what is in it is delivered, or fails, within the client's own time
+                self._producer.poll(0.1)
+
+    def _delivered(self, error: Any, _message: Any) -> None:
         if error is not None:
-            failed.append(error.str())
+            self._failed.append(error.str())
 
-    for entry in chosen:
-        topic = entry.key.rsplit("/", 2)[0]
-        original = [(name, value) for name, value in entry.headers if name not in _OURS]
-        producer.produce(topic, value=entry.value, key=entry.source_key, headers=original, on_delivery=delivered)
-    _flush(producer, settings, failed)
-    for entry in chosen:  # only after all were acknowledged: a mark must not be there without its record
-        mark = [(STAGE, RETRIED.encode())]
-        producer.produce(topic_name(settings, DLQ), value=None, key=entry.key.encode(), headers=mark, on_delivery=delivered)
-    _flush(producer, settings, failed)
-    return len(chosen)
-
-
-def _flush(producer: Any, settings: KafkaSettings, failed: list[str]) -> None:
-    left = producer.flush(TIMEOUT_S)
-    if left or failed:
-        what = failed[0] if failed else f"{left} records were not acknowledged"
-        raise RetryableError(
-            f"the retry is not complete: {what}", where=settings.bootstrap_servers, fix="Retry again: it adds nothing twice."
-        )
+    def _flush(self) -> None:
+        left = self._producer.flush(TIMEOUT_S)
+        if left or self._failed:
+            what = self._failed[0] if self._failed else f"{left} records were not acknowledged"
+            raise RetryableError(
+                f"the retry is not complete: {what}",
+                where=self._settings.bootstrap_servers,
+                fix="Retry again: it adds nothing twice.",
+            )
 
 
 def _read(settings: KafkaSettings) -> Iterator[Any]:

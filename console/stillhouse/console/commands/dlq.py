@@ -45,7 +45,7 @@ def show(
 ) -> None:
     """One record: why it is here, its headers, and its first bytes."""
     entry = dlq.show(context.load(state, config).kafka, key)
-    headers = {name: value.decode(errors="replace") for name, value in entry.headers}
+    headers = {name: None if value is None else value.decode(errors="replace") for name, value in entry.headers}
     source_key = entry.source_key.decode(errors="replace") if entry.source_key is not None else None
     value = entry.value[:SHOWN_BYTES]
     output.show_object({**_row(entry), "source_key": source_key, "headers": headers, "value": repr(value)[2:-1]}, as_json=json)
