@@ -54,17 +54,3 @@ def decode_messages(text: str) -> tuple[Message, ...]:
         msgspec.ValidationError: not a list of canonical messages.
     """
     return msgspec.json.decode(text, type=tuple[Message, ...])
-
-
-def encode_message(message: Message) -> str:
-    """One message as a compact JSON string."""
-    return msgspec.json.encode(message).decode()
-
-
-def decode_message(text: str) -> Message:
-    """The inverse of `encode_message`.
-
-    Raises:
-        msgspec.ValidationError: not a canonical message.
-    """
-    return msgspec.json.decode(text, type=Message)
