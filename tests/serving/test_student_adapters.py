@@ -1,6 +1,5 @@
 """Adapters: the same numbers as PEFT, mixed in one batch; and folders that must not be served."""
 
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -9,13 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stillhouse.schemas.render import RenderSpec
 from stillhouse.serving.student.adapters import AdapterNotFoundError, AdapterRefusedError, read_adapter
 from stillhouse.serving.student.engine import Engine
 from stillhouse.serving.student.generation import Generation, Result
 from stillhouse.serving.student.model import ServedModel
 from stillhouse.serving.student.scheduler import Limits
 from stillhouse.serving.student.weights import Packed
+from stillhouse.trainer.students import register
 from tests.serving.conftest import random_adapter, random_llama
+from tests.trainer.training_factory import manifest
 
 pytestmark = pytest.mark.model
 PROMPT = (5, 17, 80, 3, 44)
@@ -101,20 +103,37 @@ def test_a_pickle_is_refused_even_beside_safetensors(tmp_path: Path, folders: li
         read_adapter("x", folder, shapes)
 
 
-def test_hashes_must_be_the_manifests(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
-    folder = copy(folders[0], tmp_path / "x")
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-    (folder / "manifest.json").write_text(json.dumps({"files": files}))
-    assert read_adapter("x", folder, shapes).factors
-    (folder / "manifest.json").write_text(json.dumps({"files": files | {"adapter_model.safetensors": "0" * 64}}))
-    with pytest.raises(AdapterRefusedError, match=r"sha256 .*adapter_model\.safetensors"):
-        read_adapter("x", folder, shapes)
-    (folder / "manifest.json").write_text(json.dumps({"files": {"README.md": files["README.md"]}}))
-    with pytest.raises(AdapterRefusedError, match=r"adapter_config\.json, adapter_model\.safetensors"):
-        read_adapter("x", folder, shapes)
-    (folder / "manifest.json").write_text("[]")
-    with pytest.raises(AdapterRefusedError, match="manifest cannot be read"):
-        read_adapter("x", folder, shapes)
+def student(tmp_path: Path, adapter: Path) -> Path:
+    """A registered one, of the base model `0000…`."""
+    candidate = copy(adapter, tmp_path / "candidate")
+    (candidate / "README.md").unlink()
+    (candidate / "probes.json").write_text("[]")
+    RenderSpec().save(candidate / "render.json")
+    return register(tmp_path / "students", candidate, manifest(base_sha256="0" * 64))
+
+
+def test_a_student_is_served_as_it_was_registered_or_not_at_all(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    own = student(tmp_path, folders[0])
+    assert read_adapter("x", own, shapes, "0" * 64).factors
+    renamed = copy(own, tmp_path / "student-7-00000000")
+    with pytest.raises(AdapterRefusedError, match="was renamed"):
+        read_adapter("x", renamed, shapes)
+    (own / "notes.json").write_text("{}")
+    with pytest.raises(AdapterRefusedError, match=r"not as it was registered: notes\.json"):
+        read_adapter("x", own, shapes)
+    (own / "notes.json").unlink()
+    written = json.loads((own / "manifest.json").read_bytes())
+    (own / "manifest.json").write_text(json.dumps(written | {"base_sha256": "1" * 64}))
+    with pytest.raises(AdapterRefusedError, match="the manifest is not the one"):
+        read_adapter("x", own, shapes)
+    (own / "manifest.json").write_text("[]")
+    with pytest.raises(AdapterRefusedError, match="no readable manifest"):
+        read_adapter("x", own, shapes)
+
+
+def test_a_student_of_another_base_model_is_refused(tmp_path: Path, folders: list[Path], shapes: dict[str, torch.Size]) -> None:
+    with pytest.raises(AdapterRefusedError, match="trained on another base model: tiny 000000000000, served is 111111111111"):
+        read_adapter("x", student(tmp_path, folders[0]), shapes, "1" * 64)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,15 @@ from stillhouse.schemas.messages import Message
 from stillhouse.schemas.render import Renderer, RenderSpec
 from stillhouse.trainer.examples import Example, Side, TrainMessage
 from stillhouse.trainer.loss import mean_loss
+from stillhouse.trainer.models import model_id
 from stillhouse.trainer.probes import load_probes
 from stillhouse.trainer.recipes import bc_trajectory
+from stillhouse.trainer.students import register
 from stillhouse.trainer.training import train
-from stillhouse.trainer.training_checks import check_rows
+from stillhouse.trainer.training_checks import check_lineage, check_rows
 from stillhouse.trainer.training_job import TrainSettings, derived_seed, evaluation_steps, peak_rate
 from stillhouse.trainer.training_trainer import newest_checkpoint
-from tests.trainer.training_factory import Heard, base_in, example, examples, held, job
+from tests.trainer.training_factory import Heard, base_in, example, examples, held, job, manifest
 
 pytestmark = pytest.mark.model
 
@@ -106,6 +108,7 @@ KILLED = """
 import sys
 import msgspec
 from pathlib import Path
+from stillhouse.trainer.students import register
 from stillhouse.trainer.training import train
 from tests.trainer.training_factory import examples, held, job
 
@@ -165,6 +168,20 @@ def test_rank_alpha_and_targets_are_fixed_within_a_lineage(base: Path, parent: P
             train(job(base, tmp_path, parent=parent, settings=settings), examples(4), held(), Heard())
     with pytest.raises(UsageError, match="without a parent"):
         train(job(base, tmp_path, mode="continue"), examples(4), held(), Heard())
+
+
+def test_base_model_and_view_are_fixed_within_a_lineage(base: Path, parent: Path, tmp_path: Path) -> None:
+    for change in ({"grammar": "tool_call"}, {"context_limit": 300}, {"tools": "names"}):
+        view = RenderSpec(**({"grammar": "bare-json", "context_limit": 200} | change))  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=rf"view \({next(iter(change))}\).* fixed within a lineage"):
+            check_lineage(job(base, tmp_path, parent=parent, render=view))
+    covered = RenderSpec(grammar="bare-json", context_limit=200, distilled_on=("a", "b"))
+    own = register(tmp_path / "own", parent, manifest(base_sha256=model_id(base)))
+    check_lineage(job(base, tmp_path, parent=own, render=covered))
+    other = register(tmp_path / "other", parent, manifest(base_sha256="0" * 64))
+    for mode in ("fresh", "continue"):
+        with pytest.raises(UsageError, match=r"base model .*0000.* fixed within a lineage"):
+            check_lineage(job(base, tmp_path, parent=other, mode=mode))
 
 
 def test_a_pickle_anywhere_in_the_parent_fails_the_job(base: Path, parent: Path, tmp_path: Path) -> None:

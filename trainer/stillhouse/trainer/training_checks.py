@@ -3,13 +3,18 @@
 import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 
 from stillhouse.schemas.errors import GateError, PermanentError, UsageError
 from stillhouse.schemas.render import RenderSpec
-from stillhouse.schemas.student_folder import ADAPTER, refuse_pickles
+from stillhouse.schemas.student_folder import ADAPTER, MANIFEST, RENDER, refuse_pickles
 from stillhouse.trainer.collate import Row
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.gates import data_gate
+from stillhouse.trainer.manifest import load_manifest
+from stillhouse.trainer.models import model_id
 from stillhouse.trainer.training_job import TrainJob
 
 
@@ -50,11 +55,11 @@ def check_rows(rows: Sequence[Row], spec: RenderSpec, *, taken: int | None = Non
 
 
 def check_lineage(job: TrainJob) -> None:
-    """A parent is safe to load and has the adapter's shape that the job asks for.
+    """A parent is safe to load and of the job's lineage: the adapter's shape, the view and the base model are the same.
 
     Raises:
-        UsageError: the mode needs a parent, or rank, alpha or targets differ.
-        PermanentError: a file in the parent's folder may hold code.
+        UsageError: the mode needs a parent, or one of them differs.
+        PermanentError: a file in the parent's folder may hold code, or cannot be read.
     """
     if job.parent is None:
         if job.mode == "continue":
@@ -62,12 +67,21 @@ def check_lineage(job: TrainJob) -> None:
         return
     refuse_pickles(job.parent)
     had = json.loads((job.parent / ADAPTER[0]).read_bytes())
-    parent = had["r"], had["lora_alpha"], sorted(had["target_modules"])
-    wanted = job.settings.rank, job.settings.alpha, sorted(job.settings.targets)
-    if parent != wanted:
+    shape = had["r"], had["lora_alpha"], sorted(had["target_modules"])
+    _same(job.parent, "rank, alpha and targets", shape, (job.settings.rank, job.settings.alpha, sorted(job.settings.targets)))
+    seen = msgspec.structs.asdict(RenderSpec.load(job.parent / RENDER))
+    sees = msgspec.structs.asdict(job.render)
+    for name in seen.keys() - {"distilled_on"}:
+        _same(job.parent, f"view ({name})", seen[name], sees[name])
+    if (job.parent / MANIFEST).is_file():  # a candidate that was never registered has none
+        _same(job.parent, "base model (sha256)", load_manifest(job.parent).base_sha256, model_id(job.base_model))
+
+
+def _same(parent: Path, what: str, had: object, wanted: object) -> None:
+    if had != wanted:
         raise UsageError(
-            f"the parent's rank, alpha and targets are {parent}, the job's {wanted}: they are fixed within a lineage",
-            where=str(job.parent), fix="Start a new lineage without a parent, or set [trainer] as it was.",
+            f"the parent's {what}: {had}, the job's: {wanted}; they are fixed within a lineage",
+            where=str(parent), fix="Set [trainer] as it was, or start a new lineage with [window] lineage.",
         )  # fmt: skip
 
 

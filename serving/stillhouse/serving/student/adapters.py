@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.render import RenderSpec
+from stillhouse.schemas.student_folder import ADAPTER, MANIFEST, RENDER, sha256_of, verify
 
-WEIGHTS, CONFIG, RENDER, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "render.json", "manifest.json"
-# What torch.load would run code of.
+CONFIG, WEIGHTS = ADAPTER
+BASE_MANIFEST = "model.json"
+# What torch.load would run code of: not even beside an adapter that is nobody's student.
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 _KEY = re.compile(r"^base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight$")
 
@@ -46,17 +48,24 @@ class Adapter:
             yield layer, (b @ a) * scaling
 
 
-def read_adapter(name: str, folder: Path, layers: Mapping[str, torch.Size]) -> Adapter:
-    """Read and check a PEFT LoRA folder.
+def base_identity(model: Path) -> str | None:
+    """What a student's manifest calls its base model by; None for a folder that is not one of Stillhouse's base models."""
+    manifest = model / BASE_MANIFEST
+    return sha256_of(manifest) if manifest.is_file() else None
+
+
+def read_adapter(name: str, folder: Path, layers: Mapping[str, torch.Size], base_sha256: str | None = None) -> Adapter:
+    """Read and check a student's folder, or a PEFT LoRA folder without a manifest.
 
     Args:
         name: what it will be called.
         folder: where it is.
         layers: the weight's shape (out, in) of every linear layer of the model.
+        base_sha256: the model's `base_identity`.
 
     Raises:
         AdapterNotFoundError: no such folder, or no adapter in it.
-        AdapterRefusedError: a pickle, a wrong hash, a kind of adapter that cannot be merged, or one for another model.
+        AdapterRefusedError: a pickle, not what its manifest says, a kind of adapter that cannot be merged, or one for another model.
     """
     if not (folder / CONFIG).is_file():
         raise AdapterNotFoundError(f"No adapter found for {name}", where=str(folder), fix=f"Give a folder with {CONFIG} and {WEIGHTS}.")
@@ -65,7 +74,8 @@ def read_adapter(name: str, folder: Path, layers: Mapping[str, torch.Size]) -> A
         raise AdapterRefusedError(f"pickled files are not loaded: {', '.join(pickles)}", where=str(folder), fix="Save as safetensors.")
     if not (folder / WEIGHTS).is_file():
         raise AdapterNotFoundError(f"No adapter found for {name}: no {WEIGHTS}", where=str(folder))
-    _check_manifest(folder)
+    if (folder / MANIFEST).is_file():
+        _check_student(folder, base_sha256)
     render = RenderSpec.load(folder / RENDER) if (folder / RENDER).is_file() else None
     factors = _factors(folder, _config(folder), layers)
     return Adapter(name, folder, _digest(folder), render, factors)
@@ -73,29 +83,20 @@ def read_adapter(name: str, folder: Path, layers: Mapping[str, torch.Size]) -> A
 
 def _digest(folder: Path) -> str:
     files = [folder / n for n in (WEIGHTS, CONFIG, RENDER) if (folder / n).is_file()]
-    return hashlib.sha256("".join(f"{p.name}:{_sha256(p)}\n" for p in files).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{p.name}:{sha256_of(p)}\n" for p in files).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
-
-
-def _check_manifest(folder: Path) -> None:
-    """Every file that the manifest lists has the listed hash, and every file that is read is listed."""
-    if not (folder / MANIFEST).is_file():
-        return
+def _check_student(folder: Path, base_sha256: str | None) -> None:
+    """It is as it was registered, and its base model is the one that is served."""
     try:
-        listed = json.loads((folder / MANIFEST).read_bytes())["files"]
-        wrong = [n for n, digest in listed.items() if not (folder / n).is_file() or _sha256(folder / n) != digest]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AdapterRefusedError(f"the manifest cannot be read: {error}", where=str(folder / MANIFEST)) from error
-    wrong += [n for n in (WEIGHTS, CONFIG, RENDER) if (folder / n).is_file() and n not in listed]
-    if wrong:
+        card = verify(folder)
+    except PermanentError as error:
+        raise AdapterRefusedError(error.what, where=error.where, fix=error.fix or "Take the student from its registry again.") from error
+    if base_sha256 is not None and card.base_sha256 != base_sha256:
         raise AdapterRefusedError(
-            f"sha256 does not match the manifest: {', '.join(sorted(wrong))}",
+            f"{card.name} was trained on another base model: {card.base_model} {card.base_sha256[:12]}, served is {base_sha256[:12]}",
             where=str(folder),
-            fix="Take the student from its registry again.",
+            fix="Serve it on its own base model.",
         )
 
 
@@ -140,13 +141,6 @@ def _factors(folder: Path, config: dict[str, Any], layers: Mapping[str, torch.Si
     if not found:
         raise AdapterRefusedError("no LoRA weights", where=str(folder / WEIGHTS))
     return found
-
-
-def _fits(pair: Mapping[str, torch.Tensor], shape: torch.Size) -> bool:
-    if set(pair) != {"A", "B"}:
-        return False
-    (rank, width), (height, same_rank) = pair["A"].shape, pair["B"].shape
-    return rank == same_rank and (height, width) == tuple(shape)
 
 
 def _scaling(config: dict[str, Any]) -> Callable[[str, int], float]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from stillhouse.schemas.errors import PermanentError, UsageError
 from stillhouse.schemas.render import Renderer, RenderSpec
-from stillhouse.serving.student.adapters import RENDER, Adapter, AdapterRefusedError
+from stillhouse.schemas.student_folder import RENDER
+from stillhouse.serving.student.adapters import BASE_MANIFEST, Adapter, AdapterRefusedError
 
 
 class NoSuchModelError(UsageError):
@@ -93,7 +94,7 @@ class Catalog:
 
 
 def _own_name(model: Path) -> str:
-    manifest = model / "model.json"
+    manifest = model / BASE_MANIFEST
     if not manifest.is_file():
         return model.name
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 from tokenizers import Tokenizer
 
-from stillhouse.serving.student.adapters import Adapter, AdapterNotFoundError, AdapterRefusedError, read_adapter
+from stillhouse.serving.student.adapters import Adapter, AdapterNotFoundError, AdapterRefusedError, base_identity, read_adapter
 from stillhouse.serving.student.catalog import Catalog, Served
 from stillhouse.serving.student.engine import Engine
 from stillhouse.serving.student.generation import Generation, Result
@@ -45,6 +45,7 @@ class StudentServer:
         self.catalog = Catalog(folder, name, model.context, model.eos)
         self.loop = ModelLoop(self.engine)
         self.metrics.watch(self.engine, lambda: len(self.catalog.all()) - 1)
+        self._base_sha256 = base_identity(folder)
         self._students = students.resolve() if students else None
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._loading = asyncio.Lock()
@@ -99,7 +100,7 @@ class StudentServer:
         """
         async with self._loading:
             folder = self._folder(path)
-            adapter = await asyncio.to_thread(read_adapter, name, folder, self.engine.model.weights.shapes)
+            adapter = await asyncio.to_thread(read_adapter, name, folder, self.engine.model.weights.shapes, self._base_sha256)
             if not self.catalog.check_new(adapter):
                 return
             await self._in_thread(lambda: self._install(adapter))
