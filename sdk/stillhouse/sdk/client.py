@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -90,7 +91,7 @@ class Client:
             report=self._client_report,
             registry=schema_registry(settings),
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held for moments only; reentrant, because a signal handler may call anything here
         self._closed: CloseReport | None = None
         self._closing = False
         self._reset()
@@ -102,14 +103,20 @@ class Client:
         self._counters = Counters()
         self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
+        self._starting = False
 
     def _start(self) -> None:
         with self._lock:
-            if self._worker is None:
+            if self._worker is not None or self._starting:
+                return
+            self._starting = True  # a signal handler that emits now is within this very call
+            try:
                 worker = Worker(self._setup, self._handover, self._counters)
                 self._thread = threading.Thread(target=worker.run, name="stillhouse-sdk", daemon=True)
                 self._thread.start()
                 self._worker = worker
+            finally:
+                self._starting = False
 
     def trajectory(
         self,
@@ -268,27 +275,35 @@ class Client:
         """Wait until everything emitted before is acknowledged; gives how many events are left (on their way or in the spool)."""
         worker = self._worker
         if worker is None or self._closing:
-            return 0 if self._closed is None else self._closed.left
+            return 0 if worker is None else worker.left
         waiter = threading.Event()
         self._handover.call(lambda: worker.flush(waiter))
         return 0 if waiter.wait(timeout) else worker.left
 
     def close(self, timeout: float = 10.0) -> CloseReport:
-        """Send what is left, for at most about `timeout` seconds; what is not acknowledged then stays in the spool. Safe to call twice."""
+        """Send what is left, for at most about `timeout` seconds; what is not acknowledged then stays in the spool.
+
+        Safe to call twice, also at once and from a signal handler: the first call says until when the thread may send, and each
+        waits for the thread's end for its own time.
+        """
         with self._lock:
-            if self._closed is not None:
-                return self._closed
-            self._closing = True
+            first, self._closing = not self._closing, True
             worker, thread = self._worker, self._thread
-            if worker is not None and thread is not None:
-                deadline = time.monotonic() + timeout
-                self._handover.call(lambda: worker.stop(deadline))
-                thread.join(timeout + _GRACE_S)
-                if thread.is_alive():
-                    _log.error("the sender's thread did not end in time: what it holds in memory may be lost with the process")
-            left = worker.left if worker is not None else 0
-            self._closed = CloseReport(sent=self._counters.sent, left=left, rejected=self._counters.rejected())
-            return self._closed
+        if self._closed is None and worker is not None and thread is not None:
+            if first:
+                self._handover.call(partial(worker.stop, time.monotonic() + timeout))
+            # Joined, and not awaited by an event of ours: the call that a signal handler interrupted could never set it.
+            thread.join(timeout + _GRACE_S)
+            if thread.is_alive():
+                _log.error("the sender's thread did not end in time: what it holds in memory may be lost with the process")
+                return self._close_report(worker)
+        if self._closed is None:
+            self._closed = self._close_report(worker)
+        return self._closed
+
+    def _close_report(self, worker: Worker | None) -> CloseReport:
+        left = worker.left if worker is not None else 0
+        return CloseReport(sent=self._counters.sent, left=left, rejected=self._counters.rejected())
 
     async def aclose(self, timeout: float = 10.0) -> CloseReport:
         """`close` without blocking the event loop."""
@@ -322,7 +337,7 @@ class Client:
 
     def _after_fork(self) -> None:
         """In the child: the thread is gone, and queue, producer and spool are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         if self._worker is not None:
             self._worker.forget()
             # The library's handle must never be destroyed here (it would wait for threads that only the parent has).

@@ -66,16 +66,17 @@ def snapshot(draft: Draft | AgentEvent) -> bytes:
     try:
         return _encode(draft)
     except UnicodeEncodeError:  # a lone surrogate, which models and tools do produce, and which UTF-8 cannot hold
-        return _encode(_without_surrogates(msgspec.to_builtins(draft, enc_hook=_plain)))
+        return _encode(without_surrogates(msgspec.to_builtins(draft, enc_hook=_plain)))
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
+    """The same JSON-able value, with pairs joined and each lone surrogate replaced by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+        return {without_surrogates(k): without_surrogates(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_surrogates(v) for v in value]
+        return [without_surrogates(v) for v in value]
     return value
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
+from uuid import UUID
 
 from stillhouse.schemas.events import Outcome, Policy, Task, Usage
+from stillhouse.sdk.handover import without_surrogates
 from stillhouse.sdk.stats import Refusal
 
 # Header values are printable ASCII; the percent sign is encoded too, so that decoding gives the id back.
@@ -116,7 +118,8 @@ class Trajectory:
     def openai_headers(self) -> dict[str, str]:
         """Headers for requests through the gateway, which then sends the steps; this client sends start, end and feedback.
 
-        Values that are not printable ASCII are percent-encoded. What the task does not name is left out.
+        Values that are not printable ASCII are percent-encoded. What the task does not name, or names by
+        neither text nor number, is left out.
         """
         self._by_gateway = True
         task = self._task
@@ -124,7 +127,9 @@ class Trajectory:
             {"id": task.id, "family": task.family} if isinstance(task, Task) else task if isinstance(task, Mapping) else {}
         )
         values = {"trajectory": self.id, "task": names.get("id"), "family": names.get("family") or self._family}
-        return {f"x-stillhouse-{name}": quote(str(value), safe=_SAFE) for name, value in values.items() if value is not None}
+        # Surrogates become what they became in the events: both ways in must name one run.
+        texts = {name: without_surrogates(str(value)) for name, value in values.items() if isinstance(value, str | int | UUID)}
+        return {f"x-stillhouse-{name}": quote(text, safe=_SAFE) for name, text in texts.items()}
 
     def __enter__(self) -> Self:
         """The handle itself."""
