@@ -59,7 +59,9 @@ async def _answers(desk: Desk, family: Family) -> None:
     status, said, headers = await desk.chat(asking("Break 17."), stream=True)
     assert (status, headers["x-stillhouse-fallback"]) == (200, "format")
     assert spoken(said).startswith("It is on its way") and len(desk.upstream.requests) == before + 1
-    failed, answered = (event for event in desk.events.events[-2:])
+    failed: Any
+    answered: Any
+    failed, answered = desk.events.events[-2:]
     assert (failed.policy.role, failed.policy.model) == (PolicyRole.STUDENT, family.child)
     assert "JSON" in failed.body.error and failed.body.action.content.startswith('{"name": "cancel"')
     assert answered.policy.role is PolicyRole.TEACHER

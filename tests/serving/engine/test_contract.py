@@ -9,10 +9,11 @@ import pytest
 import structlog
 
 from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.messages import Message
 from stillhouse.schemas.openai import message_from_openai
 from stillhouse.serving.gateway.backend import Call, ContextFullError, EngineError, Verdict
 from stillhouse.serving.gateway.engine import HttpEngine
-from tests.support.engines import LONG, SYSTEM, Family, Running, conversation, copy_of, without_upper_layer
+from tests.support.engines import LONG, Family, Running, conversation, copy_of, without_upper_layer
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
 
@@ -48,9 +49,8 @@ async def serving(engine: HttpEngine, family: Family) -> HttpEngine:
 
 
 def call(asked: str, **changes: Any) -> Call:
-    return Call(
-        **({"route": "desk", "tenant": "t", "trajectory": "run-1", "step": 0, "body": {}, "messages": conversation(asked)} | changes)
-    )
+    made: dict[str, Any] = {"route": "desk", "tenant": "t", "trajectory": "run-1", "step": 0, "body": {}, "messages": conversation(asked)}
+    return Call(**(made | changes))
 
 
 async def both_ways(engine: HttpEngine, family: Family, asked: str) -> Any:
@@ -148,7 +148,10 @@ async def test_coverage_is_the_students_own(serving: HttpEngine, family: Family)
     assert serving.covers(family.child, call("Anything."))
     tool = {"type": "function", "function": {"name": "f"}}
     assert not serving.covers(family.child, call("Anything.", tools=(tool,)))
-    assert call("x").system_prompt == SYSTEM
+    seen: list[dict[str, Any]] = [{"type": "text", "text": "What is this?"}]
+    for content, covered in ((seen, True), ([*seen, {"type": "image_url", "image_url": {"url": "data:,"}}], False)):
+        messages = (conversation("")[0], Message(role="user", content=content))
+        assert serving.covers(family.child, call("", messages=messages)) is covered
 
 
 Spoil = Callable[[Family, Path], Path]
@@ -190,7 +193,7 @@ async def test_what_is_not_the_student_is_refused(
     found = serving.attestations[family.child]
     assert found.verdict is Verdict.REFUSED and "nats a token" in found.reason
     assert [e["event"] for e in logs][:1] == ["attestation_refused"]
-    with pytest.raises(PermanentError, match=r"something else.*Restart the engine"):
+    with pytest.raises(PermanentError, match=r"was refused.*Restart the engine"):
         await serving.load(family.child)
 
 

@@ -65,7 +65,7 @@ class HttpEngine:
     def covers(self, student: str, call: Call) -> bool:
         """See `StudentEngine`."""
         held = self._held.get(student)
-        return held is not None and held.student.spec.covers(call.system_prompt, call.tools)
+        return held is not None and _only_text(call) and held.student.spec.covers(call.system_prompt, call.tools)
 
     def ready(self, student: str) -> bool:
         """See `StudentEngine`."""
@@ -77,15 +77,13 @@ class HttpEngine:
         began, held = self._clock(), self._held.get(student)
         if held is None:
             raise EngineError(f"{student} is not loaded", reason="away", where=self.url)
-        ids = await _render(held.student, call)
+        spec, ids = held.student.spec, await _render(held.student, call)
         room = held.context - len(ids)
         if room < 1:
             raise ContextFullError(f"{len(ids)} tokens do not leave room for a reply in {held.context}", where=student)
         limit = room if call.max_tokens is None else min(room, call.max_tokens)
         try:
-            found = await written(
-                self._wire, request_body(student, call, held.student.spec, ids, limit), held.student.spec.grammar, on_text
-            )
+            found = await written(self._wire, request_body(student, call, spec, ids, limit), spec.grammar, on_text)
         except NotServedError:
             held.attested_at = None
             raise
@@ -106,7 +104,7 @@ class HttpEngine:
             self._same(await self._wire.started())
             if student in self._refused:
                 fix = "Restart the engine: what it cached under this name may be another's."
-                raise PermanentError(f"the engine served something else as {student}", where=self.url, fix=fix)
+                raise PermanentError(f"{student} was refused at this engine", where=self.url, fix=fix)
             listed = await self._wire.models()
             tokenizers = [Path(m.root) for m in listed if m.root and not m.parent]
             found = await asyncio.to_thread(read_student, self._students, student, tokenizers)
@@ -224,6 +222,11 @@ async def _render(student: Student, call: Call) -> list[int]:
 
     long = sum(len(m.text) for m in call.messages) > RENDERED_HERE
     return await asyncio.to_thread(encode) if long else encode()
+
+
+def _only_text(call: Call) -> bool:
+    """A student reads text: what else a message holds it would not see."""
+    return all(part.get("type") == "text" for m in call.messages if isinstance(m.content, list) for part in m.content)
 
 
 def _context(student: Student, listed: Sequence[Listed]) -> int:
