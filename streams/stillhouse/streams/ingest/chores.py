@@ -6,16 +6,13 @@ from collections.abc import Callable
 from stillhouse.schemas import codec
 from stillhouse.schemas.errors import RetryableError, StillhouseError
 from stillhouse.schemas.events import AgentEvent
-from stillhouse.schemas.facts import Erasure
-from stillhouse.schemas.fold import ERASED, tombstone
 from stillhouse.schemas.registry import TopicResolver
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.store import Store
-from stillhouse.sdk.store_arrow import quoted
 from stillhouse.streams import dlq
 from stillhouse.streams.ingest.decode import UNKNOWN_SCHEMA
+from stillhouse.streams.ingest.erasing import clear_graves, erase
 from stillhouse.streams.ingest.follow import Erasures
-from stillhouse.streams.ingest.rows import Read, row_of
 from stillhouse.streams.lease import Lease
 from stillhouse.streams.logs import logger
 
@@ -23,36 +20,7 @@ log = logger(__name__)
 
 CHECK_S = 2.0
 REGISTRY_S = 60.0
-
-
-def erase(store: Store, erasure: Erasure, now: int) -> int:
-    """Leave a tombstone of every row of a subject, and delete its chunks. Old versions go with the next maintenance.
-
-    Returns:
-        How many rows were erased.
-
-    Raises:
-        UnreachableError: the store does not answer.
-    """
-    erased = 0
-    where = f"tenant = {quoted(erasure.tenant)} AND subject = {quoted(erasure.subject)} AND content <> {quoted(ERASED)}"
-    while rows := store.trajectories(where):
-        bare = [
-            row_of(
-                tombstone(row["key"], row["tenant"], row["trajectory_id"], row["subject"]),
-                [],
-                row,
-                Read(row["partition"], row["first_offset"], row["last_offset"], row["appended_at"]),
-                slow_ms=0,
-                stored_at=now,
-                reason=ERASED,
-            )
-            for row in rows
-        ]
-        erased += store.compare_and_set("trajectories", bare)  # one that changed meanwhile is found again
-        for row in rows:
-            store.delete("transcripts", f"trajectory = {quoted(row['key'])}")
-    return erased
+DAY = 24 * 3600 * 1_000_000
 
 
 class Chores:
@@ -82,6 +50,7 @@ class Chores:
         self._lease = Lease(store, "dlq-retry", holder, REGISTRY_S, now)
         self._known = 0
         self._looked: int | None = None
+        self._erased_at = now()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -107,11 +76,17 @@ class Chores:
                 log.info("dead letters retried: their schema is known now", count=retried)
 
     def _erase(self) -> None:
+        """New erasures at once; daily all again, for as long as the log still has the events (docs/ingest.md, Erasure)."""
         while self._erasures.fresh:
             erasure = self._erasures.fresh[0]
-            count = erase(self._store, erasure, self._now())
+            count = erase(self._store, erasure.tenant, [erasure.subject], self._now())
             self._erasures.fresh.pop(0)  # only now: what was interrupted is done again
             log.info("erased", tenant=erasure.tenant, rows=count)
+        if self._now() - self._erased_at >= DAY:
+            rows = sum(erase(self._store, tenant, subjects, self._now()) for tenant, subjects in self._erasures.by_tenant().items())
+            chunks = clear_graves(self._store)
+            self._erased_at = self._now()
+            log.info("erased again", rows=rows, chunks=chunks)
 
     def _due(self) -> bool:
         """At the start, when a schema was learned, and now and then where a registry may have."""

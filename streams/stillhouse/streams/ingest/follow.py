@@ -28,6 +28,13 @@ class Erasures:
         """Whether this subject of this tenant is to be forgotten."""
         return (tenant, subject) in self._subjects
 
+    def by_tenant(self) -> dict[str, list[str]]:
+        """All subjects to be forgotten, by tenant. From any thread."""
+        found: dict[str, list[str]] = {}
+        for tenant, subject in list(self._subjects):
+            found.setdefault(tenant, []).append(subject)
+        return found
+
     def read(self, value: bytes) -> None:
         """Take one record.
 

@@ -1,14 +1,17 @@
 """Rows of `trajectories`, and the facts that a row says. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jsonschema_rs
 import msgspec
 
-from stillhouse.schemas.events import Assignment, Outcome, Policy, PolicyRole
+from stillhouse.schemas.event_set import EventSet, content_hash
+from stillhouse.schemas.events import Assignment, Outcome, Policy, PolicyRole, Task, TrajectoryStarted
 from stillhouse.schemas.facts import Scores, TrajectoryFacts
+from stillhouse.schemas.fold import tombstone
+from stillhouse.schemas.keys import split_key
 from stillhouse.schemas.tables import SCHEMA_VERSION
 from stillhouse.schemas.trajectory import Status, Trajectory
 from stillhouse.streams.score import score
@@ -87,6 +90,37 @@ def row_of(
         "stored_at": stored_at,
         "schema_version": SCHEMA_VERSION,
     }
+
+
+def unfolded(key: str, members: EventSet, previous: Row | None, *, erased: Callable[[str], bool]) -> Trajectory:
+    """A trajectory that could not be folded. It still says whose it is, and what it was about: or nobody could erase or find it.
+
+    Args:
+        key: its key.
+        members: its events, as far as they can be read.
+        previous: the stored row, for what the events do not say.
+        erased: says of a subject whether it is to be forgotten; then only a tombstone is left.
+    """
+    tenant, trajectory_id = split_key(key)
+    before = previous or {}
+    events = sorted((one.event for one in members.values()), key=lambda event: (event.occurred_at, event.event_id))
+    starts = [event.body for event in events if isinstance(event.body, TrajectoryStarted)]
+    known = Task(id=before.get("task_id"), family=before.get("family"), instruction=before.get("instruction"))
+    start = starts[-1] if starts else TrajectoryStarted(task=known)
+    subject = start.subject or before.get("subject")
+    if subject is not None and erased(subject):
+        return tombstone(key, tenant, trajectory_id, subject)
+    return Trajectory(
+        key=key,
+        tenant=tenant,
+        trajectory_id=trajectory_id,
+        revision=len(members),
+        content=content_hash(members),
+        status=Status.FAILED,
+        agent=next((event.agent for event in events if event.agent), before.get("agent") or ""),
+        task=start.task,
+        subject=subject,
+    )
 
 
 def _costs(trajectory: Trajectory, slow_ms: float) -> Row:

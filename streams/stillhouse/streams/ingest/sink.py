@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from stillhouse.schemas.errors import PermanentError, RetryableError, StillhouseError, UnreachableError
-from stillhouse.schemas.event_set import Member, content_hash, pack
+from stillhouse.schemas.event_set import Member, pack
 from stillhouse.schemas.fold import ERASED, fold_set
 from stillhouse.schemas.keys import split_key
-from stillhouse.schemas.trajectory import Status, Trajectory
+from stillhouse.schemas.trajectory import Status
 from stillhouse.sdk.store import Store
+from stillhouse.streams.ingest.erasing import bury, delete_chunks, tombstone_of
 from stillhouse.streams.ingest.open import Entry
-from stillhouse.streams.ingest.rows import Read, Row, row_of
+from stillhouse.streams.ingest.rows import Read, Row, row_of, unfolded
 from stillhouse.streams.ingest.steps import Reached, unwatched
 
 ROUNDS = 50
@@ -51,11 +52,10 @@ class Stored:
 
 @dataclass
 class _Change:
-    """A row to be written, with the chunk it needs and the chunks it no longer needs."""
+    """A row to be written, with the chunk it needs."""
 
     row: Row
     chunk: Row | None
-    erased_chunks: list[str]
 
 
 def units_of(entries: Iterable[Entry]) -> list[Unit]:
@@ -126,14 +126,25 @@ class Sink:
             changed = self._store.compare_and_set("trajectories", rows, insert=True)
             self._reached("rows")
             won = rows if changed == len(rows) else self._won(rows)
-            done.written.extend(won)
-            self._delete_chunks([chunk for change in changes for chunk in change.erased_chunks])
+            delete_chunks(self._store, [row["key"] for row in won if row["content"] == ERASED])
+            done.written.extend(self._forgotten(won))
             if len(won) == len(rows):
                 return
             done.conflicts += len(rows) - len(won)
             keys = {row["key"] for row in rows} - {row["key"] for row in won}
             left = [unit for unit in left if unit.key in keys]
         raise UnreachableError("rows keep changing under this worker", where=left[0].key, fix="Are there more workers than partitions?")
+
+    def _forgotten(self, rows: list[Row]) -> list[Row]:
+        """The rows; tombstones of those whose erasure came after the fold, for it may have been carried out before they were there."""
+        late = [row["key"] for row in rows if row["content"] != ERASED and self._to_forget(row)]
+        if not late:
+            return rows
+        bury(self._store, [row for row in rows if row["key"] in late], self._now())
+        return [tombstone_of(row, self._now()) if row["key"] in late else row for row in rows]
+
+    def _to_forget(self, row: Row) -> bool:
+        return row["subject"] is not None and self._erased(row["tenant"], row["subject"])
 
     def _won(self, rows: list[Row]) -> list[Row]:
         """Those of the rows that are in the table now: stored by us, or the same by somebody else."""
@@ -152,7 +163,7 @@ class Sink:
                 continue
             known = events.get(unit.key, {})
             new = {digest: one for digest, one in unit.members.items() if digest not in known}
-            if row is not None and not new and row["status"] != Status.FAILED.value:
+            if row is not None and not new and row["status"] != Status.FAILED.value and not self._to_forget(row):
                 done.unchanged.append(row)
             else:
                 changes.append(self._change(unit, row, known, new, failure))
@@ -168,28 +179,21 @@ class Sink:
 
     def _change(self, unit: Unit, row: Row | None, known: dict[bytes, Member], new: dict[bytes, Member], failure: str | None) -> _Change:
         stored_at, chunks = self._now(), list(row["chunks"]) if row else []
-        tenant, trajectory_id = split_key(unit.key)
+        tenant, _ = split_key(unit.key)
+        members = known | new if known else new
         if failure is None:
-            trajectory = fold_set(known | new if known else new, erased=lambda subject: self._erased(tenant, subject))
+            trajectory = fold_set(members, erased=lambda subject: self._erased(tenant, subject))
         else:
-            trajectory = Trajectory(
-                key=unit.key,
-                tenant=tenant,
-                trajectory_id=trajectory_id,
-                revision=len(known) + len(new),
-                content=content_hash([*known, *new]),
-                status=Status.FAILED,
-            )
+            trajectory = unfolded(unit.key, members, row, erased=lambda subject: self._erased(tenant, subject))
         if trajectory.content == ERASED:
-            bare = row_of(trajectory, [], row, unit.read, slow_ms=self._slow_ms, stored_at=stored_at, reason=ERASED)
-            return _Change(bare, None, chunks)
+            return _Change(row_of(trajectory, [], row, unit.read, slow_ms=self._slow_ms, stored_at=stored_at, reason=ERASED), None)
         chunk = None
         if new:
             name, data = pack(unit.key, new.values())
             chunk = {"key": name, "trajectory": unit.key, "events": data, "count": len(new), "stored_at": stored_at}
             chunks = [*(c for c in chunks if c != name), name]
         made = row_of(trajectory, chunks, row, unit.read, slow_ms=self._slow_ms, stored_at=stored_at, reason=failure or "")
-        return _Change(made, chunk, [])
+        return _Change(made, chunk)
 
     def _insert_chunks(self, chunks: list[Row]) -> None:
         if not chunks or self._store.insert_if_absent("transcripts", chunks) == len(chunks):
@@ -198,8 +202,3 @@ class Sink:
         found = self._store.by_key("transcripts", [chunk["key"] for chunk in chunks], ("key", "stored_at"))
         for key in [key for key, chunk in found.items() if self._now() - chunk["stored_at"] > FRESH]:
             self._store.update("transcripts", key, {"stored_at": self._now()})
-
-    def _delete_chunks(self, keys: list[str]) -> None:
-        if keys:
-            listed = ", ".join(f"'{key}'" for key in keys)  # hex digests
-            self._store.delete("transcripts", f"key IN ({listed})")
