@@ -9,8 +9,11 @@ from typing import Any
 
 from stillhouse.console.context import Context
 from stillhouse.console.stack import record as records
+from stillhouse.sdk.store import Store
+from stillhouse.trainer import windows as trainer_windows
 from stillhouse.trainer.settings import WindowSettings
 from stillhouse.trainer.students import list_students
+from stillhouse.trainer.windows_pool import Pool, due
 
 Fields = dict[str, Any]
 SECONDS = 2.0
@@ -32,7 +35,7 @@ def gather(context: Context) -> Fields:
         "windows": dict(Counter(str(w["state"]) for w in windows)),
         "students": [student.name for student in list_students(context.state / "students")],
     }
-    return {**result, "waits": _why(result, context.config.section("window", WindowSettings), alive)}
+    return {**result, "waits": _why(result, context.config.section("window", WindowSettings), alive, store)}
 
 
 def _processes(record: records.StackRecord) -> Fields:
@@ -68,7 +71,7 @@ def _rows(rows: list[Fields]) -> Fields:
     }
 
 
-def _why(found: Fields, window: WindowSettings, alive: bool) -> str:
+def _why(found: Fields, window: WindowSettings, alive: bool, store: Store) -> str:
     """One sentence: what has to happen next."""
     if not alive:
         return "no stack runs here: start it with `stillhouse up --detach`"
@@ -81,6 +84,18 @@ def _why(found: Fields, window: WindowSettings, alive: bool) -> str:
     running = {s: n for s, n in found["windows"].items() if s in ("claimed", "curated", "trained", "evaluated")}
     if running:
         return f"a window is {next(iter(running))}: `stillhouse windows run` continues it if its trainer was stopped"
-    successes = found["trajectories"]["outcome"].get("success", 0)
-    wants = f"{successes} successes are stored (a window wants {window.min_kept} new ones)"
-    return f"{wants}: see `stillhouse windows plan`, then `stillhouse windows run`"
+    return next_window(trainer_windows.waiting(store, window.lineage), trainer_windows.wall_clock(), window)
+
+
+def next_window(pool: Pool, now: int, window: WindowSettings) -> str:
+    """Whether the next window should be run, and why or why not yet.
+
+    Args:
+        pool: what it would be planned from.
+        now: microseconds since the epoch.
+        window: `[window]`, with the triggers.
+    """
+    if why := due(pool, now, window):
+        return f"the next window is due, {why}: see `stillhouse windows plan`, then `stillhouse windows run`"
+    ready = sum(row.teaches for row in pool.new)
+    return f"{ready} new successes: the next window is due at {window.min_kept}, or when the oldest is {window.max_age_hours:g} hours old"

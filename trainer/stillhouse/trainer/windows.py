@@ -156,6 +156,11 @@ def open_window(store: Store, lineage: str) -> Window | None:
     return next((w for w in list_windows(store, lineage) if w.state not in TERMINAL), None)
 
 
+def waiting(store: Store, lineage: str) -> Pool:
+    """What the lineage's next window would be planned from, but for what only the topics say. Nothing is written."""
+    return _pool(store, {w.key: w for w in list_windows(store, lineage)}, (), NOBODY)[1]
+
+
 def curate_plan(store: Store, planned: WindowPlan, settings: CurationSettings, counter: Counter, tools: Tools | None = None) -> Curated:
     """Curate what a plan lists. Reads the store and writes nothing: the same plan gives the same result.
 

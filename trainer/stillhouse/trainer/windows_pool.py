@@ -185,7 +185,7 @@ def family_weights(failure_rates: Mapping[str, float], families: Iterable[str], 
 
 
 def due(pool: Pool, now: int, settings: WindowSettings) -> str | None:
-    """Why a window should be run now; None when there is no need. `now` is the watermark, in microseconds."""
+    """Why a window should be run now; None when there is no need. `now` is in microseconds since the epoch."""
     ready = [r for r in pool.new if r.teaches]
     if len(ready) >= settings.min_kept:
         return f"{len(ready)} new successes"
