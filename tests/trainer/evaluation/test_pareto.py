@@ -1,4 +1,4 @@
-"""The Pareto table and plot, and the base model's best number."""
+"""The Pareto frontier and plot, and the base model's best number."""
 
 from pathlib import Path
 
@@ -8,9 +8,8 @@ from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.messages import Message
 from stillhouse.trainer.evaluation.base import measure_base
 from stillhouse.trainer.evaluation.benchmark import BenchTask, ChatPolicy, Episode, TokenPrice
-from stillhouse.trainer.evaluation.costs import break_even
 from stillhouse.trainer.evaluation.journal import read_journal
-from stillhouse.trainer.evaluation.pareto import Pareto, pareto, plot, table
+from stillhouse.trainer.evaluation.pareto import Pareto, pareto, plot
 from stillhouse.trainer.evaluation.report import PolicyReport
 from stillhouse.trainer.evaluation.runner import evaluate
 from tests.trainer.evaluation.fakes import FakeBenchmark, episode, policy
@@ -33,7 +32,6 @@ async def test_the_cheapest_that_keeps_the_floor_is_the_operating_point(tmp_path
     assert "50.0 times cheaper" in found.why
     assert {p.name for p in found.points if p.efficient} == {"old", "new"}
     assert next(p for p in found.points if p.name == "base").loaded_usd is None
-    assert "new ◀" in table(found)
     plot(found, tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
@@ -50,11 +48,6 @@ async def test_without_a_good_student_the_teacher_stays(tmp_path: Path) -> None:
 def test_a_plot_of_nothing_that_succeeded_is_still_drawn(tmp_path: Path) -> None:
     plot(Pareto(points=(), operating="teacher", why=""), tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
-
-
-def test_break_even() -> None:
-    assert break_even(9.0, 1.0, 0.1) == pytest.approx(10)
-    assert break_even(9.0, 1.0, 1.0) is None
 
 
 async def test_the_base_models_best_way_counts_and_is_measured_once(tmp_path: Path) -> None:

@@ -73,14 +73,3 @@ def _listed(price: ListPrice, inputs: int, outputs: int, cached: int) -> tuple[f
     except LookupError as error:
         raise UsageError(f"genai-prices has no price for {price.model}: {error}", fix="Declare the price per million tokens.") from error
     return float(found.total_price), f"{price.model} by genai-prices ({found.provider.id})"
-
-
-def break_even(spend_usd: float, teacher_usd: float, student_usd: float) -> float | None:
-    """Successful tasks after which a distillation has paid for itself; None when it never does.
-
-    Args:
-        spend_usd: what it cost: teacher tokens, training, evaluation.
-        teacher_usd: the teacher's cost per success.
-        student_usd: the student's.
-    """
-    return spend_usd / (teacher_usd - student_usd) if teacher_usd > student_usd else None

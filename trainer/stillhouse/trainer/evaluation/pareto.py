@@ -58,17 +58,6 @@ def pareto(policies: Sequence[PolicyReport], *, teacher: str, part: str | None =
     return Pareto(points=marked, operating=chosen.name, why=_why(chosen, reference, need, floor))
 
 
-def table(found: Pareto) -> str:
-    """The points as a Markdown table."""
-    head = "| policy | success | 95 % interval | tasks | $ / success, loaded | marginal | frontier |\n|---|---|---|---|---|---|---|\n"
-    rows = [
-        f"| {p.name}{' ◀' if p.name == found.operating else ''} | {p.success:.1%} | {p.low:.1%} to {p.high:.1%} | {p.tasks} "
-        f"| {_dollars(p.loaded_usd)} | {_dollars(p.marginal_usd)} | {'yes' if p.efficient else ''} |\n"
-        for p in found.points
-    ]
-    return head + "".join(rows) + f"\nOperating point: **{found.operating}**: {found.why}\n"
-
-
 def plot(found: Pareto, path: Path, *, title: str = "Cost and quality", note: str = "") -> None:
     """Draw the points as a PNG: loaded cost (logarithmic) across, success with its interval up.
 
@@ -144,7 +133,3 @@ def _why(chosen: Point, teacher: Point, need: float, floor: float) -> str:
         return f"no cheaper policy keeps {floor:.0%} of the teacher's {teacher.success:.1%} (needs {need:.1%})."
     saved = "" if not teacher.loaded_usd or not chosen.loaded_usd else f", {teacher.loaded_usd / chosen.loaded_usd:.1f} times cheaper"
     return f"the cheapest that keeps {floor:.0%} of the teacher's {teacher.success:.1%}: {chosen.success:.1%}{saved} (loaded)."
-
-
-def _dollars(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g}"
