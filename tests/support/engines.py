@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import urllib.request
@@ -27,6 +28,8 @@ from tests.support.waiting import until
 CONTEXT = 320
 VLLM = "STILLHOUSE_TEST_VLLM"
 """Names the python of an environment with vLLM: `make vllm`."""
+VLLM_READY_S = 600.0
+"""Half a minute on an idle machine, minutes on a busy one."""
 SYSTEM = "Desk."
 LONG = "Your parcel left the depot on Monday and is at the post office of your town."
 TALKS: dict[str, str] = {
@@ -195,14 +198,18 @@ def vllm_server(python: str, base: Path, log: Path) -> Iterator[Running]:
     env = os.environ | {"VLLM_PYTHON": python, "VLLM_CPU_KVCACHE_SPACE": "1"}
     command = ["deploy/vllm/serve", str(base), "--port", str(port), "--max-model-len", "512"]
     with log.open("ab") as said:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=env)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=env, start_new_session=True)
     try:
-        until(lambda: process.poll() is not None or _listens(port), f"vLLM listens; see {log}", 280)
+        until(lambda: process.poll() is not None or _listens(port), f"vLLM listens; see {log}", VLLM_READY_S)
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]
         yield Running(f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.wait()
 
 
 def free_port() -> int:

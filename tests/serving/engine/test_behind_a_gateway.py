@@ -14,7 +14,7 @@ from tests.serving.gateway.world import Desk, FakeEngine, Upstream, champion, se
 from tests.serving.gateway.world import running as gateway
 from tests.support.engines import LONG, SYSTEM, Family, Running
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
 
 def asking(text: str) -> list[dict[str, str]]:

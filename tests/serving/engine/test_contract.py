@@ -15,7 +15,7 @@ from stillhouse.serving.gateway.backend import Call, ContextFullError, EngineErr
 from stillhouse.serving.gateway.engine import HttpEngine
 from tests.support.engines import LONG, Family, Running, conversation, copy_of, without_upper_layer
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
 
 class Clock:

@@ -1,6 +1,7 @@
 """An engine's HTTP: OpenAI's completions and models, vLLM's calls for adapters. What goes wrong there is an `EngineError` here."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -206,28 +207,21 @@ class EngineWire:
             raise EngineRefusedError(said, where=self.url)
         raise EngineError(f"the engine answered {status}: {said}", reason="upstream", where=self.url)
 
-    def _translated(self) -> "_Translated":
-        return _Translated(self.url)
-
-
-class _Translated:
-    """Turns what aiohttp raises into `EngineError`."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError):
-            raise EngineError("the engine is too slow", reason="timeout", where=self._url) from error
-        if isinstance(error, aiohttp.ClientPayloadError):
-            raise EngineError(f"the engine's answer broke off: {error}", reason="upstream", where=self._url) from error
-        if isinstance(error, aiohttp.ClientConnectionError | ConnectionError):
-            raise EngineError(f"the engine does not answer: {error}", reason="away", where=self._url) from error
-        if isinstance(error, aiohttp.ClientError | ValueError | msgspec.MsgspecError):
-            raise EngineError(f"the engine's answer cannot be read: {error}", reason="upstream", where=self._url) from error
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What aiohttp and decoders raise, as `EngineError`."""
+        try:
+            yield
+        except aiohttp.ConnectionTimeoutError as error:
+            raise EngineError("the engine does not answer", reason="away", where=self.url) from error
+        except TimeoutError as error:
+            raise EngineError("the engine is too slow", reason="timeout", where=self.url) from error
+        except aiohttp.ClientPayloadError as error:
+            raise EngineError(f"the engine's answer broke off: {error}", reason="upstream", where=self.url) from error
+        except (aiohttp.ClientConnectionError, ConnectionError) as error:
+            raise EngineError(f"the engine does not answer: {error}", reason="away", where=self.url) from error
+        except (aiohttp.ClientError, ValueError, msgspec.MsgspecError) as error:
+            raise EngineError(f"the engine's answer cannot be read: {error}", reason="upstream", where=self.url) from error
 
 
 _JSON = {"content-type": "application/json"}
