@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from stillhouse.schemas.codec import encode
 from stillhouse.schemas.errors import PermanentError, UnreachableError
 from stillhouse.schemas.facts import Erasure, StudentStage, StudentState
 from stillhouse.schemas.topics import ERASURES, STUDENTS
-from stillhouse.sdk.kafka import KafkaSettings, apply_topics, confluent_producer_args, topic_name
+from stillhouse.sdk.kafka import KafkaSettings, apply_topics, confluent_args, confluent_producer_args, topic_name
 from stillhouse.trainer import decisions
 from stillhouse.trainer.decisions import NOBODY, read_barred, read_erasures
 from tests.support.brokers import start_embedded
@@ -65,6 +66,23 @@ def test_students_that_were_taken_out_stay_barred(kafka: KafkaSettings) -> None:
     }
     send(kafka, STUDENTS, *(state(name, stage) for name, stages in lives.items() for stage in stages))
     assert read_barred(kafka) == {"student-1", "student-3", "student-4"}
+
+
+def test_erasures_of_every_partition_count_and_students_may_have_only_one(kafka: KafkaSettings, broker: str) -> None:
+    admin: Any = AdminClient(confluent_args(kafka))
+    made = admin.create_topics([NewTopic(f"wide.{name}", num_partitions=3, replication_factor=1) for name in (ERASURES, STUDENTS)])
+    for done in made.values():
+        done.result(30)
+    wide = KafkaSettings(bootstrap_servers=broker, prefix="wide")
+    producer: Any = Producer(confluent_producer_args(wide))
+    for partition, subject in enumerate(("ann", "bob", "cyd", "dan")):
+        value = encode(Erasure(tenant="shop", subject=subject, requested_at=1))
+        producer.produce(topic_name(wide, ERASURES), value, partition=partition % 3)
+    assert producer.flush(30) == 0
+    found = read_erasures(wide)
+    assert found.subjects == {("shop", s) for s in ("ann", "bob", "cyd", "dan")} and found.offset == 3
+    with pytest.raises(PermanentError, match="has 3 partitions, not 1"):
+        read_barred(wide)
 
 
 def test_a_missing_topic_and_a_missing_broker_are_named(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

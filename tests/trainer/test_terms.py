@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -35,7 +36,12 @@ class Bench:
         self.check: Callable[[TrainJob], None] | None = None
         monkeypatch.setattr(process, "_steps", lambda *_: Steps(train=self._train, evaluate=self._evaluate, check=self.check))
         curate = WindowData.curate
-        monkeypatch.setattr(WindowData, "curate", lambda *parts: (self._may_fail("curate"), curate(*parts))[1])
+
+        def may_fail(*parts: Any) -> Any:
+            self._may_fail("curate")
+            return curate(*parts)
+
+        monkeypatch.setattr(WindowData, "curate", may_fail)
 
     def run(self, *options: str) -> JobResult:
         return process.run_window(process.parser().parse_args(self.line(*options)))

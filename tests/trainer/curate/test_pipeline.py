@@ -1,6 +1,7 @@
 """Curation as a whole: accounts that add up, one hash in any order, only the teacher is learned from."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import Outcome, Policy, PolicyRole
 from stillhouse.schemas.trajectory import Status, Trajectory
+from stillhouse.trainer.curate.draft import Draft
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.curate.pipeline import Curated, Tools, curate
 from stillhouse.trainer.examples import Side, read_examples, write_examples
@@ -182,3 +184,20 @@ def test_progress_names_each_stage() -> None:
     seen: list[tuple[str, int]] = []
     got = curated(MANY, tools=Tools(report=lambda name, kept: seen.append((name, kept))))
     assert seen == [(s.name, s.kept) for s in got.waterfall.stages]
+
+
+def test_a_family_whose_reasoning_is_left_whole_is_left_whole_in_validation_too() -> None:
+    long = " ".join(f"Sentence number {i} says little." for i in range(30))
+    rows = []
+    for i in range(60):
+        steps = (call("cancel", {"ok": True}, id=f"k{i}", reasoning=long), reply("Done."))
+        rows.append(run(*steps, name=f"r{i}", task=f"t{i}", ask=f"Cancel order {i}", family="ab"[i % 2], at=i))
+
+    def loss(drafts: Sequence[Draft]) -> float:
+        words = sum(len((d.steps[0].action.reasoning or "").split()) for d in drafts) / len(drafts)
+        return 2.0 - words / 100 if drafts[0].family == "a" else 1.0
+
+    got = curate(rows, LeaderLedger(), S, WordCounter(shows_reasoning=True), tools=Tools(action_loss=loss))
+    for examples in (got.train, got.validation):
+        kept = {(e.family, m.message.reasoning == long) for e in examples for m in e.messages if m.supervised and m.message.tool_calls}
+        assert kept == {("a", True), ("b", False)}

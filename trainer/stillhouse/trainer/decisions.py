@@ -19,7 +19,8 @@ class Erasures(msgspec.Struct, frozen=True, kw_only=True):
     """Who is to be forgotten, as of an offset of the topic `erasures`.
 
     Attributes:
-        offset: of the last erasure that was read; -1 when there is none.
+        offset: of the last erasure that was read, in the topic's only partition; -1 when there is none. Where somebody gave the topic
+            more partitions: one less than the sum of their ends, so that it still only grows.
         subjects: (tenant, subject) of each.
     """
 
@@ -36,19 +37,20 @@ ReadErasures = Callable[[], Erasures]
 
 
 def read_erasures(settings: KafkaSettings) -> Erasures:
-    """Read the topic `erasures` whole.
+    """Read the topic `erasures` whole, all its partitions.
 
     Raises:
         UnreachableError: no broker answers.
         PermanentError: there is no such topic, or a record cannot be read: an erasure must not be passed over.
     """
-    offset, subjects = -1, set()
+    ends: dict[int, int] = {}
+    subjects = set()
     for message in _records(settings, ERASURES):
-        offset = message.offset()
+        ends[message.partition()] = message.offset() + 1
         if message.value():
             erasure = decode(message.value(), Erasure)
             subjects.add((erasure.tenant, erasure.subject))
-    return Erasures(offset=offset, subjects=frozenset(subjects))
+    return Erasures(offset=sum(ends.values()) - 1, subjects=frozenset(subjects))
 
 
 def read_barred(settings: KafkaSettings) -> frozenset[str]:
@@ -58,35 +60,46 @@ def read_barred(settings: KafkaSettings) -> frozenset[str]:
 
     Raises:
         UnreachableError: no broker answers.
-        PermanentError: there is no topic `students`, or a record cannot be read: it may be a revocation.
+        PermanentError: there is no topic `students`, it has more than one partition (the order of decisions would be lost), or a
+            record cannot be read: it may be a revocation.
     """
-    states = (decode(message.value(), StudentState) for message in _records(settings, STUDENTS) if message.value())
+    states = (decode(message.value(), StudentState) for message in _records(settings, STUDENTS, most=1) if message.value())
     return frozenset(state.student for state in states if state.stage in _TAKEN_OUT)
 
 
-def _records(settings: KafkaSettings, name: str) -> Iterator[Any]:
-    """Every record of a topic of one partition, up to its end now."""
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
+def _records(settings: KafkaSettings, name: str, *, most: int | None = None) -> Iterator[Any]:
+    """Every record of a topic, partition after partition, up to its end now; a topic of more than `most` partitions is refused."""
+    from confluent_kafka import Consumer, KafkaException
 
     topic = topic_name(settings, name)
     args = {"group.id": "stillhouse-trainer-reader", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
     consumer: Any = Consumer(confluent_args(settings, **args))
     try:
-        if not consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions:
+        partitions = sorted(consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions)
+        if not partitions:
             raise PermanentError(f"no topic {topic}", where=settings.bootstrap_servers, fix="Run `stillhouse topics apply`.")
-        first, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S)
-        consumer.assign([TopicPartition(topic, 0, first)])
-        at = first
-        while at < end:
-            message = consumer.poll(TIMEOUT_S)
-            if message is None:
-                raise UnreachableError(f"the broker gives no more records of {topic}", where=settings.bootstrap_servers)
-            if message.error():
-                raise KafkaException(message.error())
-            at = message.offset() + 1
-            yield message
+        if most is not None and len(partitions) > most:
+            fix = "Make it anew with one partition; `stillhouse topics apply` does."
+            raise PermanentError(f"{topic} has {len(partitions)} partitions, not {most}", where=settings.bootstrap_servers, fix=fix)
+        for partition in partitions:
+            yield from _of_partition(consumer, topic, partition, settings.bootstrap_servers)
     except KafkaException as error:
         fix = "Start it, or set [kafka] bootstrap_servers."
         raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers, fix=fix) from error
     finally:
         consumer.close()
+
+
+def _of_partition(consumer: Any, topic: str, partition: int, servers: str) -> Iterator[Any]:
+    from confluent_kafka import KafkaException, TopicPartition
+
+    at, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
+    consumer.assign([TopicPartition(topic, partition, at)])
+    while at < end:
+        message = consumer.poll(TIMEOUT_S)
+        if message is None:
+            raise UnreachableError(f"the broker gives no more records of {topic}", where=servers)
+        if message.error():
+            raise KafkaException(message.error())
+        at = message.offset() + 1
+        yield message

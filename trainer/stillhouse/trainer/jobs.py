@@ -17,6 +17,7 @@ from stillhouse.sdk.store import Store
 from stillhouse.trainer import students, windows
 from stillhouse.trainer.curate.pipeline import Tools
 from stillhouse.trainer.decisions import NOBODY, Erasures
+from stillhouse.trainer.disk import names_full_disk
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.jobs_data import WindowData, plan_report
 from stillhouse.trainer.jobs_parts import Evaluate, JobResult, Progress, Steps, Train, coverage, result_of, tokens_by_key
@@ -75,9 +76,9 @@ class Job:
         Raises:
             PermanentError: there is no open window, the plan cannot be claimed, or something on this machine is not as it must be;
                 the window stays as it is.
-            RetryableError: another process is at it, or the store is away; the window stays as it is.
+            RetryableError: another process is at it, the store is away, or the disk is full; the window stays as it is.
         """
-        with self._alone():
+        with names_full_disk(self.state), self._alone():
             if planned is None:
                 window = windows.open_window(self.store, self.settings.lineage)
                 if window is None:

@@ -9,7 +9,7 @@ import msgspec
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, PrinterCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from stillhouse.schemas.errors import GateError, PermanentError
@@ -24,7 +24,7 @@ from stillhouse.trainer.recipes import recipe
 from stillhouse.trainer.training_checks import check_examples, check_lineage, check_rows, sample
 from stillhouse.trainer.training_folder import JobFolder, save_adapter
 from stillhouse.trainer.training_job import Progress, TrainEvent, TrainJob, TrainResult, derived_seed, evaluation_steps, peak_rate
-from stillhouse.trainer.training_trainer import LabelledTrainer, Reporter, newest_checkpoint
+from stillhouse.trainer.training_trainer import LabelledTrainer, Patience, Reporter, newest_checkpoint
 
 _NEVER = 1_000_000_000  # steps between transformers' own evaluations: the Reporter asks for ours
 
@@ -72,7 +72,8 @@ def train(job: TrainJob, examples: Sequence[Example], validation: Sequence[Examp
     if checkpoint:
         trainer.recall(checkpoint)
         progress(TrainEvent(kind="resumed", step=int(checkpoint.name.rpartition("-")[2]), steps=trainer.args.max_steps))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not (checkpoint and trainer.ended(checkpoint, job.settings.patience)):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     save_adapter(model, folder.candidate, base_name=job.base_model.name)
     job.render.save(folder.candidate / RENDER)
@@ -137,7 +138,7 @@ def make_trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[
         max_grad_norm=settings.max_grad_norm,
         use_cpu=True, bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False,
         eval_strategy="steps" if held else "no", eval_steps=_NEVER,
-        save_strategy="steps", save_steps=_NEVER, save_total_limit=2,
+        save_strategy="steps", save_steps=_NEVER,
         load_best_model_at_end=bool(held), metric_for_best_model="eval_loss", greater_is_better=False,
         logging_steps=1, logging_nan_inf_filter=False, disable_tqdm=True, report_to="none",
         seed=derived_seed(job.seed, "training"), data_seed=derived_seed(job.seed, "order"),
@@ -150,7 +151,7 @@ def make_trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[
         model=model, args=args, processing_class=tokenizer, data_collator=Collator(job.render.pad_id),
         train_dataset=Dataset.from_list(items_of(rows)),
         eval_dataset=Dataset.from_list(items_of(held)) if held else None,
-        callbacks=[EarlyStoppingCallback(settings.patience)] if held else [],
+        callbacks=[Patience(settings.patience)] if held else [],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(progress, evaluation_steps(steps, settings.evaluations), bool(held)))

@@ -51,7 +51,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     accumulation: int = 1
     epochs: int = 1
     max_steps: int | None = None
-    evaluations: int = 4
+    evaluations: int = 8
     patience: int = 3
     validation_rows: int = 16
     probe_candidates: int = 24

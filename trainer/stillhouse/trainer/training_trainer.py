@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from stillhouse.schemas.errors import GateError, PermanentError
@@ -18,6 +18,7 @@ from stillhouse.trainer.loss import labelled_loss, mean_loss
 from stillhouse.trainer.training_job import Progress, TrainEvent
 
 _WHOLE = "whole"  # the file that says a checkpoint was written to its end
+_STATE = "trainer_state.json"
 
 
 class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
@@ -87,8 +88,17 @@ class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
 
     def recall(self, checkpoint: Path) -> None:
         """Take over the sums of a checkpoint before training goes on from it."""
-        last = json.loads((checkpoint / "trainer_state.json").read_bytes())["log_history"][-1]
+        last = json.loads((checkpoint / _STATE).read_bytes())["log_history"][-1]
         self._counted = {name: last[name] for name in self._counted}
+
+    def ended(self, checkpoint: Path, patience: int) -> bool:
+        """Whether training was over at this checkpoint; then the weights that it was to end with are loaded."""
+        state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        if state.global_step < self.args.max_steps and _unfallen(state) < patience:
+            return False
+        self.state = state
+        self._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
+        return True
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Past SFTTrainer's own, which writes a model card for the hub first.
@@ -96,6 +106,35 @@ class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         sync_folder(folder)
         (folder / _WHOLE).touch()
+        # Transformers' own limit would delete before the new one is whole, and leave the mark on what is half deleted.
+        for other in folder.parent.glob("checkpoint-*"):
+            if other not in (folder, Path(self.state.best_model_checkpoint or folder)):
+                discard(other)
+
+
+class Patience(TrainerCallback):  # type: ignore[misc]
+    """Stops a training whose validation loss does not fall any more.
+
+    Transformers' own counts in memory and begins at nought after a restart; this one counts in the log, which every checkpoint has.
+
+    Args:
+        patience: measurements in a row that may not fall.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Look at the measurements so far."""
+        if _unfallen(state) >= self._patience:
+            control.should_training_stop = True
+        return control
+
+
+def _unfallen(state: Any) -> int:
+    """Measurements since the lowest."""
+    losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
@@ -138,8 +177,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if (path / _WHOLE).exists():
             whole.append(path)
         else:
-            shutil.rmtree(path)
+            discard(path)
     return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint, its mark first: half deleted it must not count as whole."""
+    (checkpoint / _WHOLE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
 
 
 def cpu_seconds() -> float:

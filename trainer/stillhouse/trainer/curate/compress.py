@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -26,7 +26,13 @@ class ActionLoss(Protocol):
         ...
 
 
-def compress(drafts: Sequence[Draft], settings: CurationSettings, counter: Counter, action_loss: ActionLoss | None = None) -> StageResult:
+def compress(
+    drafts: Sequence[Draft],
+    settings: CurationSettings,
+    counter: Counter,
+    action_loss: ActionLoss | None = None,
+    off: Collection[str] = (),
+) -> StageResult:
     """Compress reasoning over the budget; leave it whole in a family where the parent predicts the action worse without the rest.
 
     Args:
@@ -34,13 +40,14 @@ def compress(drafts: Sequence[Draft], settings: CurationSettings, counter: Count
         settings: budget and tolerated loss.
         counter: the student's view; where it hides reasoning there is nothing to do, and nothing is done.
         action_loss: measures under the parent; None (a first window) compresses unmeasured.
+        off: families that are left whole without measuring: what the training side found holds for the validation side.
     """
     if not counter.shows_reasoning:
         hidden = sum(s.action.reasoning is not None for d in drafts for s in d.steps)
         return StageResult("compress", tuple(drafts), {}, {"hidden": hidden})
     short = {d.key: _with_reasoning(d, lambda m: shorten(m, settings.reasoning_tokens, counter.words)) for d in drafts}
     measured = _measure(drafts, short, action_loss) if action_loss else {}
-    off = {f for f, m in measured.items() if _worse(m, settings.reasoning_loss)}
+    off = {*off, *(f for f, m in measured.items() if _worse(m, settings.reasoning_loss))}
     kept = tuple(d if d.family in off else short[d.key] for d in drafts)
     changed = Tally(d.family for d, new in zip(drafts, kept, strict=True) for a, b in zip(d.steps, new.steps, strict=True) if a != b)
     return StageResult("compress", kept, {}, {"compressed": sum(changed.values()), "measured": measured, "off": sorted(off)})

@@ -1,7 +1,7 @@
 """Curation from end to end: side, source, success, standardise, prune, efficiency, compress, dedupe, weight, fit."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -96,7 +96,7 @@ def curate(
     drafts = placed(trajectories, known, frozenset(again))
     flow = _Flow(drafts, tools.report)
     train, own, total = _train(flow, histograms or StepHistograms(), settings, counter, quota, tools)
-    held, validation = _validation(drafts, settings, counter, tools)
+    held, validation = _validation(drafts, settings, counter, tools, flow.notes("compress").get("off", ()))
     waterfall = _waterfall(trajectories, flow, train, held, validation)
     parts = (_plain(settings), counter.identity, quota, total, [_input(d) for d in drafts], train, validation, waterfall)
     # The notes are not hashed: they look at tasks that others may have placed since.
@@ -133,6 +133,10 @@ class _Flow:
         self.drafts = result.kept
         if self._report is not None:
             self._report(result.name, len(result.kept))
+
+    def notes(self, stage: str) -> Mapping[str, Any]:
+        """What a stage that was run said of itself."""
+        return next(s.notes for s in self.stages if s.name == stage)
 
 
 def _train(
@@ -185,11 +189,16 @@ def _weighed(flow: _Flow, settings: CurationSettings, counter: Counter, tools: T
     return tuple(msgspec.structs.replace(e, weight=weights[e.key]) for e in _examples(fitted))
 
 
-def _validation(drafts: Sequence[Draft], settings: CurationSettings, counter: Counter, tools: Tools) -> tuple[_Flow, tuple[Example, ...]]:
-    """The validation side, without the stages that select by effort: it measures what the teacher does, not the best of it."""
+def _validation(
+    drafts: Sequence[Draft], settings: CurationSettings, counter: Counter, tools: Tools, whole: Collection[str]
+) -> tuple[_Flow, tuple[Example, ...]]:
+    """The validation side, without the stages that select by effort: it measures what the teacher does, not the best of it.
+
+    `whole` are the families whose reasoning the training side did not compress.
+    """
     flow = _Flow([d for d in drafts if d.side is Side.VALIDATION])
     _each(flow, settings, tools)
-    flow.run(lambda d: compress(d, settings, counter))
+    flow.run(lambda d: compress(d, settings, counter, off=whole))
     flow.run(lambda d: dedupe(d, settings))
     fitted = fit(flow.drafts, settings, counter, tools.replay)
     flow.run(lambda _: fitted.result)
