@@ -67,6 +67,15 @@ async def test_where_a_first_start_begins_is_decided_once(topics: Topics, store:
     assert [row["key"] for row in store.trajectories()] == ["acme/t-1", "acme/t-2"][setting == "latest" :]
 
 
+def _appended(topics: Topics, events: list[AgentEvent]) -> dict[int, int]:
+    """When the first record of each partition with one of these events was appended, in microseconds."""
+    wanted, found = {codec.encode(one) for one in events}, dict[int, int]()
+    for message in topics.read("agent.events"):
+        if message.value() in wanted:
+            found.setdefault(message.partition(), message.timestamp()[1] * 1000)
+    return found
+
+
 async def test_a_store_that_is_away_longer_than_the_groups_patience_moves_no_partition(
     topics: Topics, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +108,10 @@ async def test_a_store_that_is_away_longer_than_the_groups_patience_moves_no_par
         await until_async(lambda: time.monotonic() - began > 3 * impatient.max_poll_interval, "the group's patience is over thrice")
         ready, said = worker.status.ready()
         assert not ready and said["waiting"]
+        unhandled = _appended(topics, events[20:])
+        marks = {one.number: one.watermark for one in worker._partitions}
+        assert all(marks[number] <= first for number, first in unhandled.items()), "no mark passes a record that was not read"
+        assert sum(said["lag"].values()) == 10, "ends are known while paused"
         assert topics.unread() == len(events)
         away = False
         await until_async(lambda: topics.unread() == 0, "all committed")

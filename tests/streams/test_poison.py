@@ -1,15 +1,19 @@
 """No single record may stop a partition: what it holds is stored, or it is in the DLQ."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import Producer
+from pytest_httpserver import HTTPServer
 
-from stillhouse.schemas import codec
+from stillhouse.schemas import codec, registry
+from stillhouse.schemas.codec import SchemaPendingError
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.event_set import WIDE_INTEGER, member, pack, unpack
 from stillhouse.schemas.messages import Message, ToolCall
+from stillhouse.schemas.registry import ConfluentRegistry
 from stillhouse.sdk.kafka import confluent_producer_args
 from stillhouse.sdk.store import Store
 from stillhouse.streams import dlq
@@ -17,6 +21,7 @@ from stillhouse.streams.ingest import decode
 from stillhouse.streams.ingest.decode import Decoder
 from stillhouse.streams.ingest.limits import RatioLimit
 from stillhouse.streams.ingest.records import UNATTRIBUTED, source_of
+from stillhouse.streams.ingest.status import Labels
 from tests.support.events import event, step, trajectory
 from tests.support.ingest import Topics, expected_hash, running
 from tests.support.waiting import until_async
@@ -68,6 +73,34 @@ def test_what_cannot_be_stored_is_rejected_alone(error: Exception, monkeypatch: 
     found = _decoder().batch([Given(codec.encode(one), place) for place, one in enumerate((good, bad, good))])
     assert [arrived.offset for arrived in found.events] == [0, 2]
     assert [(one.record.offset, one.reason) for one in found.rejected] == [(1, "invalid")]
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 410, 422])
+def test_a_registry_that_refuses_an_id_has_no_such_schema(httpserver: HTTPServer, status: int) -> None:
+    httpserver.expect_request("/schemas/ids/7").respond_with_data("no", status=status)
+    assert ConfluentRegistry(httpserver.url_for("/")).by_id(7) is None
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 429, 500])
+def test_a_registry_that_does_not_answer_the_question_is_asked_again(httpserver: HTTPServer, status: int) -> None:
+    httpserver.expect_request("/schemas/ids/7").respond_with_data("no", status=status)
+    with pytest.raises(SchemaPendingError):
+        ConfluentRegistry(httpserver.url_for("/")).by_id(7)
+
+
+def test_ids_that_are_not_there_are_remembered_up_to_a_bound(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MOST_ABSENT", 3)
+    httpserver.expect_request(re.compile("/schemas/ids/.*")).respond_with_data("no", status=404)
+    asked = ConfluentRegistry(httpserver.url_for("/"))
+    for schema_id in (1, 2, 3, 4, 4, 3, 1):
+        assert asked.by_id(schema_id) is None
+    assert [int(request.path.rpartition("/")[2]) for request, _ in httpserver.log] == [1, 2, 3, 4, 1]
+
+
+def test_a_label_that_others_choose_has_a_hundred_values_and_then_one() -> None:
+    label = Labels()
+    assert [label(str(n)) for n in range(100)] == [str(n) for n in range(100)]
+    assert (label("new"), label("newer"), label("7")) == ("other", "other", "7")
 
 
 def test_a_header_without_a_value_names_no_source_and_stays_as_it_is() -> None:

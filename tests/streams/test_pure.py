@@ -81,15 +81,24 @@ def test_a_source_over_the_ratio_is_closed_for_one_window() -> None:
     assert not limit.count("d", good=9, bad=2, now=100.0), "what is older than the window is forgotten"
 
 
-def test_the_watermark_is_now_at_the_end_and_the_last_append_time_before() -> None:
+def test_the_watermark_is_when_the_end_was_asked_for_if_that_was_read_and_the_last_append_time_before() -> None:
     found = Partitions()
     found.begin(3, position=5, end=8, committed=None)
-    assert found[3].committed == -1
-    assert found[3].watermark(999) == 0
-    found[3].read(7, 100)
-    assert found[3].watermark(999) == 100
-    found[3].read(9, 200)
-    assert (found[3].watermark(999), found[3].end) == (999, 9)
+    one = found[3]
+    assert (one.committed, one.watermark) == (-1, 0)
+    one.read(7, 100)
+    assert one.watermark == 100
+    one.confirm(9, asked=150)
+    assert one.watermark == 100, "not read to the end of then"
+    one.read(9, 120)
+    assert (one.watermark, one.end) == (150, 9)
+    one.confirm(9, asked=300)
+    assert one.watermark == 300
+    one.confirm(12, asked=400)
+    one.read(10, 250)
+    assert (one.watermark, one.end) == (300, 12), "it never goes back"
+    one.read(13, 500)
+    assert (one.watermark, one.end) == (500, 13)
     before = found[3]
     found.begin(3, 5, 9, 5)
     assert not found.current(before) and found.current(found[3])

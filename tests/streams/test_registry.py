@@ -5,12 +5,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.events import AgentEvent
 from stillhouse.schemas.fingerprint import Schema
 from stillhouse.schemas.registry import ConfluentRegistry
 from stillhouse.schemas.topics import DLQ
@@ -147,3 +149,28 @@ def test_a_registry_that_refuses_the_schema_is_not_asked_again(registry: Registr
     now = 1e6
     assert framing.schema_id(wait=10) is None
     assert registry.asked == 2
+
+
+async def test_the_event_loop_never_waits_for_the_registry(
+    topics: Topics, store: Store, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics.kafka = _with(topics, registry)
+    number = ConfluentRegistry(registry.url).register("theirs", msgspec.json.decode(codec.schema_record(AgentEvent)[1]))
+    threads: list[threading.Thread] = []
+    ask = ConfluentRegistry._ask
+
+    def watched(self: ConfluentRegistry, *args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return ask(self, *args)
+
+    monkeypatch.setattr(ConfluentRegistry, "_ask", watched)
+    events = trajectory(1)
+    for one in events:
+        topics.raw(codec.encode(one, schema_id=number), key=one.key)
+    for unknown in range(900, 905):
+        topics.raw(codec.encode(events[0], schema_id=unknown), key=events[0].key)
+    async with running(topics, store):
+        await until_async(lambda: topics.unread() == 0, "all committed")
+    assert store.table_hash() == expected_hash(tmp_path / "expected", events)
+    assert len(topics.read(DLQ)) == 5
+    assert len(threads) == 6 and threading.main_thread() not in threads

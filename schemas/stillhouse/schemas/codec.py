@@ -33,6 +33,7 @@ __all__ = [
     "encode",
     "fingerprint",
     "headers_for",
+    "schema_id_of",
     "schema_record",
 ]
 
@@ -166,14 +167,19 @@ def headers_for(event: AgentEvent, way_in: str) -> list[tuple[str, bytes]]:
     return headers
 
 
+def schema_id_of(data: bytes) -> int | None:
+    """The registry's id of the schema that `data` was written with; None where it names none."""
+    return int.from_bytes(data[1:5], "big") if data[:1] == _CONFLUENT and len(data) >= 5 else None
+
+
 def _writer_of(data: bytes, resolver: SchemaResolver | None) -> tuple[WriterSchema, int]:
     """The schema `data` was written with, and where the value starts."""
     if not data:
         raise UndecodableError("empty", "a record without a value")
     if data[:2] == _SINGLE_OBJECT and len(data) >= 10:
         return _by_fingerprint(data[2:10], resolver), 10
-    if data[:1] == _CONFLUENT and len(data) >= 5:
-        return _by_id(int.from_bytes(data[1:5], "big"), resolver), 5
+    if (schema_id := schema_id_of(data)) is not None:
+        return _by_id(schema_id, resolver), 5
     raise UndecodableError(
         "framing", f"neither single-object encoding nor Confluent framing: starts with {data[:2].hex()}, {len(data)} bytes"
     )

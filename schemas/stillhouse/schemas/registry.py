@@ -15,8 +15,11 @@ from stillhouse.schemas.codec_schemas import parse
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.fingerprint import Schema
 
-_TIMEOUT_S = 2.0  # ingest asks from its event loop
+_TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 30.0
+_MOST_ABSENT = 10_000
+_MAY_PASS = frozenset({401, 403, 408, 429})
+"""Refusals that say nothing of the schema: of who asks, or of how fast."""
 
 
 class TopicResolver:
@@ -44,7 +47,7 @@ class TopicResolver:
         try:
             schema = json.loads(value or b"")
             name = (key or b"").decode()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PermanentError(f"a record of the topic schemas is no JSON: {error}", where=repr(key)) from error
         found = parse(schema).fingerprint
         if found.hex() != name:
@@ -98,7 +101,10 @@ class ConfluentRegistry:
         answer = self._ask(f"/schemas/ids/{schema_id}")
         schema = None if answer is None else _avro(answer)
         if schema is None:
+            self._absent.pop(schema_id, None)  # put at the end: the oldest are forgotten first
             self._absent[schema_id] = self._clock() + _ASK_AGAIN_S
+            while len(self._absent) > _MOST_ABSENT:
+                self._absent.pop(next(iter(self._absent)), None)
         else:
             self._known[schema_id] = schema
         return schema
@@ -123,7 +129,7 @@ class ConfluentRegistry:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             with error:
-                self._refused(error, path)
+                self._refused(error, path, posted=body is not None)
             return None
         except (OSError, HTTPException, ValueError) as error:
             raise SchemaPendingError(f"the schema registry does not answer: {error}", where=self._url) from error
@@ -131,11 +137,11 @@ class ConfluentRegistry:
             raise SchemaPendingError("the schema registry's answer is no object", where=self._url + path)
         return answer
 
-    def _refused(self, error: urllib.error.HTTPError, path: str) -> None:
-        """Raise what the status means; nothing for "there is none"."""
-        if error.code == 404:
-            return
-        if error.code in (409, 422):
+    def _refused(self, error: urllib.error.HTTPError, path: str, *, posted: bool) -> None:
+        """Raise what the status means; nothing for "there is none", as any other 4xx about an id says in the end."""
+        if 400 <= error.code < 500 and error.code not in _MAY_PASS:
+            if not posted:
+                return
             reason = error.read(300).decode(errors="replace")
             raise PermanentError(f"the schema registry refuses: {reason}", where=self._url + path) from error
         fix = "Check [kafka] schema_registry_username and schema_registry_password." if error.code in (401, 403) else ""

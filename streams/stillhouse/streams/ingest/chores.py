@@ -99,6 +99,6 @@ class Chores:
             return False
         try:
             codec.decode(entry.value, AgentEvent, self._resolver)
-        except (codec.UndecodableError, RetryableError):
-            return False
+        except (codec.UndecodableError, RetryableError, ValueError, TypeError, OverflowError, RecursionError):
+            return False  # ingest would not take it either
         return True

@@ -1,13 +1,14 @@
 """The group member: static membership, explicit starts, kept partitions keep their memory. Knows aiokafka and nothing of events."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
 
-from stillhouse.schemas.errors import PermanentError, StillhouseError, UnreachableError
+from stillhouse.schemas.errors import PermanentError, RetryableError, UnreachableError
 from stillhouse.sdk.kafka import KafkaSettings, aiokafka_args
 from stillhouse.streams.ingest.partitions import Partition, Partitions
 from stillhouse.streams.ingest.records import Record
@@ -23,6 +24,9 @@ class Batch(NamedTuple):
     partition: Partition
     records: list[Record]
 
+
+ENDS_S = 2.0
+"""How long the broker may take to say where partitions end."""
 
 OnRevoked = Callable[[], Awaitable[None]]
 OnLost = Callable[[int], None]
@@ -56,7 +60,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self.name = f"{self.group}-{ordinal}"
         self._partitions, self._on_revoked, self._on_lost = partitions, on_revoked, on_lost
         self._consumer: Any = None
-        self._failure: StillhouseError | None = None
+        self._failure: PermanentError | None = None
+        self._unbegun: dict[TopicPartition, int | None] = {}
+        self._beginning = asyncio.Lock()
         self.joined = False
         self.paused = False
 
@@ -104,6 +110,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         if self._failure is not None:
             raise self._failure
+        if self._unbegun and not self._beginning.locked():
+            await self._begin_all()
         try:
             found = await self._consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
         except NoOffsetForPartitionError:
@@ -111,7 +119,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         except OffsetOutOfRangeError as error:
             for place in error.args[0]:
                 if place.partition in self._partitions:  # else `on_partitions_assigned` is about to decide
-                    await self._begin(place, self._partitions[place.partition].position)
+                    self._unbegun[place] = self._partitions[place.partition].position
+            await self._begin_all()
             return []
         except KafkaError as error:
             raise UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers) from error
@@ -126,12 +135,25 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
             records = [one for one in records if one.offset >= partition.position]
         return Batch(partition, records)
 
-    def refresh_ends(self) -> None:
-        """Take the ends that the last fetches told."""
-        for number in self._partitions.numbers():
-            end = self._consumer.highwater(TopicPartition(self.topic, number))
-            if end is not None:
-                self._partitions[number].end = max(end, self._partitions[number].position)
+    async def refresh_ends(self, now: int) -> None:
+        """Ask where the partitions end: also the paused and the stopped, of which no fetch tells.
+
+        Args:
+            now: microseconds since the epoch.
+
+        Raises:
+            UnreachableError: no broker answers: the ends and the watermarks stay as they are.
+        """
+        asked = {TopicPartition(self.topic, one.number): one for one in self._partitions}
+        if not asked:
+            return
+        try:
+            ends = await asyncio.wait_for(self._consumer.end_offsets(list(asked)), ENDS_S)
+        except (KafkaError, TimeoutError) as error:
+            raise UnreachableError(f"the broker does not say where partitions end: {error!r}", where=self.topic) from error
+        for place, partition in asked.items():
+            if place in ends and self._partitions.current(partition):
+                partition.confirm(ends[place], now)
 
     async def commit(self, offsets: Mapping[int, int]) -> bool:
         """Commit offsets of partitions.
@@ -144,7 +166,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         places = {TopicPartition(self.topic, number): OffsetAndMetadata(offset, "") for number, offset in offsets.items()}
         try:
             await self._consumer.commit(places)
-        except (KafkaError, IllegalStateError) as error:
+        except KafkaError as error:
             log.warning("a commit was refused", member=self.name, error=repr(error))
             return False
         for number, offset in offsets.items():
@@ -172,28 +194,47 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         """A rebalance begins: this worker may get any of them back, so nothing is dropped yet."""
         try:
             await self._on_revoked()
-        except StillhouseError as error:
+        except RetryableError as error:
+            log.warning("not everything was flushed before a rebalance", member=self.name, error=str(error))
+        except PermanentError as error:
             self._failure = error
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Kept partitions go on where they were (aiokafka would deliver them again from the commit), new ones at their commit."""
         places = {place.partition: place for place in assigned}
-        for number in self._partitions.numbers():
-            if number not in places:
-                self._partitions.end(number)
-                self._on_lost(number)
-            else:
-                self._seek(places[number], self._partitions[number].position)
+        async with self._beginning:  # what is being begun was assigned before
+            for number in self._partitions.numbers():
+                if number not in places:
+                    self._partitions.end(number)
+                    self._on_lost(number)
+                else:
+                    self._seek(places[number], self._partitions[number].position)
+            self._unbegun = {places[number]: None for number in sorted(places.keys() - set(self._partitions.numbers()))}
+        self.joined = not self._unbegun
         try:
-            for number in sorted(places.keys() - set(self._partitions.numbers())):
-                committed = await self._consumer.committed(places[number])
-                await self._begin(places[number], committed)
-        except StillhouseError as error:
+            await self._begin_all()
+        except RetryableError as error:
+            log.warning("partitions are not begun yet", member=self.name, error=str(error))
+        except PermanentError as error:
             self._failure = error
-        except KafkaError as error:
-            self._failure = UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers)
-        self.joined = self._failure is None
         log.info("partitions assigned", member=self.name, partitions=sorted(places))
+
+    async def _begin_all(self) -> None:
+        """Begin what is not begun yet. Interrupted, it goes on there when it is called again.
+
+        Raises:
+            PermanentError: as `records`.
+            UnreachableError: no broker answers.
+        """
+        async with self._beginning:
+            try:
+                while self._unbegun:
+                    place, position = next(iter(self._unbegun.items()))
+                    await self._begin(place, await self._consumer.committed(place) if position is None else position)
+                    del self._unbegun[place]
+            except KafkaError as error:
+                raise UnreachableError(f"the broker does not answer: {error!r}", where=self._kafka.bootstrap_servers) from error
+            self.joined = True
 
     async def _begin(self, place: TopicPartition, committed: int | None) -> None:
         first = (await self._consumer.beginning_offsets([place]))[place]

@@ -40,6 +40,16 @@ class Decoder:
         self._resolver, self._limit, self._clock = resolver, limit, clock
         self._quick = QuickReader().read
 
+    def look_up(self, records: Iterable[Record]) -> None:
+        """Ask the registry for the ids of a batch, so that decoding it waits for nothing. Blocks: for a thread.
+
+        Raises:
+            SchemaPendingError: the registry is away.
+        """
+        if self._resolver is not None:
+            for schema_id in {found for record in records if (found := codec.schema_id_of(record.value or b"")) is not None}:
+                self._resolver.by_id(schema_id)
+
     def batch(self, records: Iterable[Record]) -> Decoded:
         """Decode records of one partition, in order.
 

@@ -50,11 +50,6 @@ class OpenTrajectories:
         """How many trajectories are open."""
         return len(self._open)
 
-    @property
-    def flushing(self) -> int:
-        """How many entries are taken and not done."""
-        return len(self._flushing)
-
     def add(self, events: Iterable[Arrived], now: float) -> None:
         """Group events, in the order of their offsets within each partition."""
         for arrived in events:

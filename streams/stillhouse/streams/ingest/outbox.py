@@ -1,42 +1,74 @@
 """What ingest sends: dead letters, facts, watermarks. Each delivery is awaited by its own future: `flush()` hides rejected sends."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.partitioner import DefaultPartitioner
 
 from stillhouse.schemas import codec
-from stillhouse.schemas.errors import UnreachableError
+from stillhouse.schemas.errors import PermanentError, UnreachableError
 from stillhouse.schemas.facts import TrajectoryFacts, Watermark
 from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES, TRAJECTORIES
 from stillhouse.sdk.kafka import KafkaSettings, aiokafka_producer_args, topic_name
 from stillhouse.streams import dlq
+from stillhouse.streams.ingest.letters import letter_of
 from stillhouse.streams.ingest.records import Rejected
+from stillhouse.streams.instruments import Instruments
+from stillhouse.streams.logs import logger
+
+log = logger(__name__)
 
 BATCH_BYTES = 256 * 1024
 
 _partition_of = DefaultPartitioner()
 
-Message = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+# What the same record meets again, however often it is sent.
+_REFUSED = (
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+    PolicyViolationError,
+)
+_FIX = "`stillhouse topics apply` says how the topic differs from ours; ingest must be allowed to write to it."
+
+Message = tuple[str, bytes | None, bytes | None, Sequence[dlq.Header]]
 
 
 class Outbox:
-    """One idempotent producer. Start it within the event loop."""
+    """One idempotent producer. Start it within the event loop.
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: the section `[kafka]`.
+        instruments: counts dead letters that were cut.
+    """
+
+    def __init__(self, settings: KafkaSettings, instruments: Instruments | None = None) -> None:
+        self._settings, self._instruments = settings, instruments
         self._dlq, self._trajectories = topic_name(settings, DLQ), topic_name(settings, TRAJECTORIES)
         self._producer: Any = None
 
     async def start(self) -> None:
-        """Connect.
+        """Connect, and look for the topics that this writes: a missing one is a mistake to be told now, not waited for.
 
         Raises:
             UnreachableError: no broker answers.
+            PermanentError: a topic is missing, or these credentials may not see it.
         """
         # The size the client checks includes key and headers, whose room the topic's limit already has.
         producer = AIOKafkaProducer(
@@ -48,6 +80,16 @@ class Outbox:
             await producer.stop()
             raise UnreachableError(f"no Kafka broker answers: {error}", where=self._settings.bootstrap_servers) from error
         self._producer = producer
+        await self._require(self._dlq, self._trajectories)
+
+    async def _require(self, *topics: str) -> None:
+        try:
+            there = (await self._producer.client.fetch_all_metadata()).topics()
+        except (TimeoutError, KafkaError, OSError) as error:
+            raise UnreachableError(f"no Kafka broker answers: {error}", where=self._settings.bootstrap_servers) from error
+        if missing := [topic for topic in topics if topic not in there]:
+            where, fix = self._settings.bootstrap_servers, "Run `stillhouse topics apply`, and let ingest write to it."
+            raise PermanentError(f"no topic {', '.join(missing)}", where=where, fix=fix)
 
     async def stop(self) -> None:
         """Send what is left and disconnect."""
@@ -55,38 +97,31 @@ class Outbox:
             await self._producer.stop()
 
     async def dead_letters(self, rejected: Iterable[Rejected]) -> None:
-        """Send records to the DLQ and await each delivery.
+        """Send records to the DLQ and await each delivery. What is too large for any record there is cut, and counted.
 
         Raises:
             UnreachableError: one was not acknowledged: sent again they are the same letters.
+            PermanentError: the topic is gone, or refuses them.
         """
-        await self._deliver([self._letter(one) for one in rejected])
-
-    def _letter(self, one: Rejected) -> Message:
-        record = one.record
-        key = dlq.key_of(record.topic, record.partition, record.offset).encode()
-        headers = dlq.headers_of(
-            record.headers,
-            stage=one.stage,
-            reason=one.reason,
-            detail=one.detail,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=record.key,
-        )
-        return self._dlq, key, record.value, headers
+        letters = [letter_of(one) for one in rejected]
+        await self._deliver([(self._dlq, letter.key, letter.value, letter.headers) for letter in letters])
+        cut = sum(letter.cut for letter in letters)
+        if cut:
+            log.warning("records are too large for the DLQ: their letters hold the beginning of them", count=cut)
+            if self._instruments is not None:
+                self._instruments.count("stillhouse_ingest_dlq_cut_total", cut)
 
     async def facts(self, facts: Iterable[TrajectoryFacts]) -> None:
         """Publish facts, in batches that are made here, and await the delivery of each batch: it is that of all in it.
 
         Raises:
             UnreachableError: one was not acknowledged.
+            PermanentError: the topic is gone, or refuses them.
         """
         messages = [(one.key.encode(), codec.encode(one)) for one in facts]
         if not messages:
             return
-        with _delivery(self._trajectories):
+        async with self._delivery(self._trajectories):
             partitions = sorted(await self._producer.partitions_for(self._trajectories))
             shares: dict[int, list[tuple[bytes, bytes]]] = {}
             for message in messages:
@@ -113,14 +148,27 @@ class Outbox:
 
         Raises:
             UnreachableError: one was not acknowledged.
+            PermanentError: the topic is gone, or refuses them.
         """
         await self._deliver([(self._trajectories, f"watermark/{one.partition}".encode(), codec.encode(one), ()) for one in marks])
 
     async def _deliver(self, messages: list[Message]) -> None:
         if messages:
-            with _delivery(messages[0][0]):
+            async with self._delivery(messages[0][0]):
                 sent = [await self._producer.send(topic, value, key, headers=list(headers)) for topic, key, value, headers in messages]
                 await _all_of(sent)
+
+    @asynccontextmanager
+    async def _delivery(self, topic: str) -> AsyncIterator[None]:
+        """What a delivery fails with, as an error of ours: to be waited for only where waiting can help."""
+        try:
+            yield
+        except _REFUSED as error:
+            raise PermanentError(f"the broker refuses what ingest writes: {error!r}", where=topic, fix=_FIX) from error
+        except (TimeoutError, KafkaError, OSError) as error:
+            if isinstance(error, UnknownTopicOrPartitionError | KafkaTimeoutError):
+                await self._require(topic)  # the client says the same of a broker that is away and of a topic that is gone
+            raise UnreachableError(f"the broker did not acknowledge: {error!r}", where=topic) from error
 
 
 async def _all_of(deliveries: Iterable[Awaitable[object]]) -> None:
@@ -128,11 +176,3 @@ async def _all_of(deliveries: Iterable[Awaitable[object]]) -> None:
     for result in await asyncio.gather(*deliveries, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-
-
-@contextmanager
-def _delivery(topic: str) -> Iterator[None]:
-    try:
-        yield
-    except (TimeoutError, KafkaError, OSError) as error:
-        raise UnreachableError(f"the broker did not acknowledge: {error!r}", where=topic) from error

@@ -6,23 +6,36 @@ from dataclasses import dataclass
 
 @dataclass
 class Partition:
-    """One partition, from one assignment on. `position` is the next offset to read; times are microseconds since the epoch."""
+    """One partition, from one assignment on. `position` is the next offset to read; times are microseconds since the epoch.
+
+    `end` is where the log ended when the broker was asked last, at `asked`.
+    """
 
     number: int
     position: int
     end: int
     committed: int
     last_append: int = 0
+    asked: int = 0
+    watermark: int = 0
+    """Everything appended before it is handled. Between two answers of the broker, and without any, it does not move."""
     stopped: bool = False
 
     def read(self, position: int, appended_at: int) -> None:
         """All records below `position` are handled; `appended_at` is the append time of the last."""
         self.position, self.last_append = position, appended_at
         self.end = max(self.end, position)
+        self._advance()
 
-    def watermark(self, now: int) -> int:
-        """Now, if it was read to its end; else the append time of the last record read (0: none yet)."""
-        return now if self.position >= self.end else self.last_append
+    def confirm(self, end: int, asked: int) -> None:
+        """The broker says where the log ends; `asked` is when the question was put: what came after may be beyond the end."""
+        self.end, self.asked = max(end, self.position), asked
+        self._advance()
+
+    def _advance(self) -> None:
+        """To when the end was asked for, if it was read to there; else to the append time of the last record read."""
+        reached = self.asked if self.position >= self.end else 0
+        self.watermark = max(self.watermark, self.last_append, reached)
 
 
 class Partitions:

@@ -13,6 +13,25 @@ from stillhouse.streams.instruments import Instruments
 Answer = tuple[bool, Mapping[str, Any]]
 
 
+MOST_LABELS = 100
+OTHER = "other"
+
+
+class Labels:
+    """Values of a label that others choose: the first hundred by name, all later ones as `other`; each would be a series for ever."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """The value to count under."""
+        if value not in self._known:
+            if len(self._known) >= MOST_LABELS:
+                return OTHER
+            self._known.add(value)
+        return value
+
+
 class Status:
     """Looks at the worker's parts; changes none.
 
@@ -39,20 +58,21 @@ class Status:
         self._member, self._partitions, self._open, self._waiter = member, partitions, opened, waiter
         self._instruments, self._clock, self._patience = instruments, clock, patience
         self._turned = clock()
+        self._sources, self._reasons = Labels(), Labels()
 
     def count(self, decoded: Decoded) -> None:
         """Count what became of a batch."""
         count = self._instruments.count
         for source, number in decoded.read.items():
-            count("stillhouse_ingest_events_total", number, source=source)
+            count("stillhouse_ingest_events_total", number, source=self._sources(source))
         count("stillhouse_ingest_bytes_total", sum(arrived.size for arrived in decoded.events))
         for one in decoded.rejected:
-            count("stillhouse_ingest_dlq_total", source=one.source, reason=one.reason)
+            count("stillhouse_ingest_dlq_total", source=self._sources(one.source), reason=self._reasons(one.reason))
         for reason, number in decoded.dropped.items():
-            count("stillhouse_ingest_client_dropped_total", number, reason=reason)
+            count("stillhouse_ingest_client_dropped_total", number, reason=self._reasons(reason))
 
-    def turn(self, now: int) -> None:
-        """Set the gauges; the loop turns. `now` is microseconds since the epoch."""
+    def turn(self) -> None:
+        """Set the gauges; the loop turns."""
         self._turned = self._clock()
         gauge = self._instruments.set
         gauge("stillhouse_ingest_open_trajectories", len(self._open))
@@ -63,7 +83,7 @@ class Status:
             gauge("stillhouse_ingest_position", one.position, partition=label)
             gauge("stillhouse_ingest_lag", one.end - one.position, partition=label)
             gauge("stillhouse_ingest_replay_debt", one.position - max(0, one.committed), partition=label)
-            gauge("stillhouse_ingest_watermark_seconds", one.watermark(now) / 1e6, partition=label)
+            gauge("stillhouse_ingest_watermark_seconds", one.watermark / 1e6, partition=label)
 
     def lost(self, partition: int) -> None:
         """Somebody else reads it now: its gauges are theirs."""

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.schemas.facts import Watermark
 from stillhouse.schemas.registry import Resolvers, TopicResolver
@@ -35,6 +36,12 @@ T = TypeVar("T")
 
 TICK_S = 1.0
 POLL_S = 0.1
+STOP_S = 2.0
+"""How long what the loop is at may take when it is to stop; what it waits for then is left to the next start."""
+
+
+CLOSE_S = 5.0
+"""How long a client may take to disconnect: without a broker it may never do it."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,14 @@ class Worker:
         self._kafka, self._store = kafka, store
         self.topic = topic_name(kafka, EVENTS)
         self.erasures, self.schemas = Erasures(), TopicResolver()
-        self._follower = Follower(kafka, self.erasures, self.schemas)
-        self._outbox = Outbox(kafka)
+        self._outbox = Outbox(kafka, instruments)
         self._partitions = Partitions()
         self._open = OpenTrajectories(settings.open_bytes, settings.source_open_bytes)
         self.member = Member(kafka, settings, self.topic, ordinal, self._partitions, self._on_revoked, self._on_lost)
         registry = schema_registry(kafka)
+        self._registry = registry is not None
         self.resolver = Resolvers([self.schemas] if registry is None else [self.schemas, registry])
+        self._follower = Follower(kafka, self.erasures, self.schemas, self.resolver)
         self._decoder = Decoder(self.resolver, RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic)
         self._waiter = Waiter(settings.retry_wait, self.member.pause, self.member.resume, instruments)
         sink = Sink(store, clocks.now, erased=self.erasures, slow_ms=settings.slow_request_ms, reached=reached)
@@ -127,6 +135,23 @@ class Worker:
         Raises:
             PermanentError: what a person must decide or mend.
         """
+        loop, stopping = asyncio.create_task(self._loop(joined)), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({loop, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            away = self._waiter.waiting
+            if not loop.done():
+                await asyncio.wait({loop}, timeout=0 if away else STOP_S)
+            away = away or self._waiter.waiting
+            if loop.done():
+                loop.result()
+        finally:  # nothing of a batch is in the books before all of it is
+            loop.cancel()
+            stopping.cancel()
+            await asyncio.gather(loop, stopping, return_exceptions=True)
+        if not away:  # else the log has what could not be handled or stored
+            await self._drain("stop")
+
+    async def _loop(self, joined: Callable[[], None]) -> None:
         told = False
         while not self._stopping.is_set():
             for batch in await self._fetch():
@@ -135,16 +160,14 @@ class Worker:
                 told = True
                 joined()
             await self._turn()
-        await self._drain("stop")
 
     async def close(self) -> None:
         """Disconnect from everything."""
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
-        await self.member.stop()
-        await self._outbox.stop()
-        await self._follower.stop()
+        for part in (self.member, self._outbox, self._follower):
+            await _stopped(part.stop())
 
     async def _fetch(self) -> list[Batch]:
         """Step 1, beginning with what came while this worker waited for something."""
@@ -177,6 +200,8 @@ class Worker:
 
     async def _decode(self, records: list[Record]) -> Decoded:
         async def attempt() -> Decoded:
+            if self._registry and any(codec.schema_id_of(one.value or b"") is not None for one in records):
+                await asyncio.to_thread(self._decoder.look_up, records)
             return self._decoder.batch(records)
 
         decoded = await self._patiently(attempt)
@@ -193,7 +218,10 @@ class Worker:
             return await attempt()
         except RetryableError:
             task = asyncio.ensure_future(self._waiter.until_done(attempt))
-            await self._keep_polling(task)
+            try:
+                await self._keep_polling(task)
+            finally:
+                task.cancel()  # it is done, or this worker stops
             return task.result()
 
     async def _turn(self) -> None:
@@ -231,13 +259,16 @@ class Worker:
 
     async def _tick(self) -> None:
         """Follow erasures and schemas, commit, watermarks, gauges."""
-        self.member.refresh_ends()
+        try:
+            await self.member.refresh_ends(self._clocks.now())
+        except RetryableError as error:
+            log.warning("the watermarks stay", error=str(error))
         try:
             await self._follower.poll()
             await self._settle()
         except RetryableError as error:
             log.warning("a tick was incomplete", error=str(error))
-        self.status.turn(self._clocks.now())
+        self.status.turn()
 
     async def _settle(self) -> None:
         """Commit, then say how far everything was read.
@@ -256,10 +287,9 @@ class Worker:
             self._instruments.count("stillhouse_ingest_commit_failures_total")
 
     def _watermarks(self) -> list[Watermark]:
-        now = self._clocks.now()
         return [
             Watermark(
-                partition=one.number, watermark=one.watermark(now), position=one.position, committed=one.committed, worker=self.member.name
+                partition=one.number, watermark=one.watermark, position=one.position, committed=one.committed, worker=self.member.name
             )
             for one in self._partitions
         ]
@@ -267,21 +297,38 @@ class Worker:
     async def _on_revoked(self) -> None:
         """Flush what is complete and commit; but a store that is away must not hold up the group."""
         if not self._waiter.waiting:
-            drained = asyncio.create_task(self.flusher.drain("revoked"))
+            drained = self._flushing = asyncio.create_task(self._drain_after(self._flushing))  # one that takes longer goes on
             await asyncio.wait({drained}, timeout=self._settings.session_timeout / 2)
             if drained.done():
                 drained.result()
             await self._commit()
+
+    async def _drain_after(self, flushing: "asyncio.Task[None] | None") -> None:
+        if flushing is not None:
+            await flushing
+        await self.flusher.drain("revoked")
 
     def _on_lost(self, partition: int) -> None:
         self._open.lose(partition)
         self.status.lost(partition)
 
     async def _drain(self, cause: str) -> None:
-        if self._waiter.waiting:
-            return  # the log has what the store could not take
         try:
             await asyncio.wait_for(self.flusher.drain(cause), timeout=self._settings.session_timeout * 2)
+            await asyncio.wait_for(self._commit(), timeout=self._settings.session_timeout)
         except TimeoutError:
-            log.warning("stopped before everything was flushed: the next start reads it again")
-        await self._commit()
+            log.warning("stopped before everything was flushed and committed: the next start reads it again")
+
+
+async def _stopped(stop: Coroutine[Any, Any, None]) -> None:
+    """Let a client disconnect. What it cannot finish ends with the process; the others have their turn all the same.
+
+    A task of its own, because aiokafka's `stop` lets the cancellation of its inner tasks out when a fetch was failing.
+    """
+    task = asyncio.create_task(stop)
+    await asyncio.wait({task}, timeout=CLOSE_S)
+    if not task.done():
+        task.cancel()
+    result = (await asyncio.gather(task, return_exceptions=True))[0]
+    if result is not None:
+        log.warning("a client did not disconnect", error=repr(result))
