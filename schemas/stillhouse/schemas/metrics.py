@@ -36,6 +36,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("stillhouse_ingest_paused", "gauge", "1 while the store is away and partitions are paused."),
     Metric("stillhouse_ingest_stopped_partitions", "gauge", "Partitions stopped by a flood that has no source."),
     Metric("stillhouse_ingest_commit_failures_total", "counter", "Commits refused because the group had moved on."),
+    Metric("stillhouse_ingest_dlq_cut_total", "counter", "Dead letters that hold only the beginning of a record too large for the DLQ."),
     Metric("stillhouse_store_maintenance_seconds", "histogram", "Time of a maintenance run of one table.", ("table",)),
     # student server
     Metric("stillhouse_student_busy_seconds_total", "counter", "Seconds in which the model computed: the marginal cost of students."),
