@@ -31,7 +31,7 @@ def letters(topics: Topics) -> Iterator[Topics]:
 def test_a_retry_of_more_than_the_client_holds_sends_each_once_in_batches(letters: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
-    class Small(Producer):  # type: ignore[misc]
+    class Small(Producer):
         def __init__(self, settings: dict[str, Any]) -> None:
             super().__init__(settings | {"queue.buffering.max.messages": 4})
             self.flushes = self.refused = 0

@@ -1,8 +1,9 @@
 """No single record may stop a partition: what it holds is stored, or it is in the DLQ."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -29,7 +30,8 @@ from tests.support.waiting import until_async
 WIDE = 12345678901234567890123
 
 
-class Given(NamedTuple):
+@dataclass
+class Given:
     """A record as a client gives it."""
 
     value: bytes | None
