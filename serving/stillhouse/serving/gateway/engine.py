@@ -16,7 +16,7 @@ from stillhouse.serving.gateway.engine_reply import Written, request_body, writt
 from stillhouse.serving.gateway.engine_students import Student, read_student
 from stillhouse.serving.gateway.engine_wire import EngineRefusedError, EngineWire, Listed, NotServedError
 
-ATTEST_EVERY_S, WATCH_EVERY_S, WARM_S = 3600.0, 2.0, 120.0
+ATTEST_EVERY_S, WATCH_EVERY_S, WARM_S = 3600.0, 2.0, 300.0
 RENDERED_HERE = 20_000
 """Characters of a request that are rendered on the event loop, in a millisecond or two; more go to a thread."""
 log = structlog.get_logger()
