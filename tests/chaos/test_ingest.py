@@ -55,12 +55,21 @@ def test_a_worker_stopped_in_step_5_beyond_its_session_comes_back_and_harms_noth
             heir.ready()
             until(lambda: topics.unread() == 0, "the heir has taken over")
             os.kill(pid, signal.SIGCONT)
+            metrics = zombie.ready()["metrics"]
+            until(lambda: _total(metrics, "stillhouse_ingest_flushes_total") > 0, "it went on with its write, and ended that flush")
             more = [e for n in range(40, 60) for e in trajectory(n)]
             topics.produce(more)
             until(lambda: topics.unread() == 0, "all committed")
             assert heir.stop() == 0
         assert zombie.stop() == 0, zombie.log.read_text()[-2000:]
     assert Store.open(tmp_path / "state" / "lance").table_hash() == expected_hash(tmp_path / "expected", [*events, *more])
+
+
+def _total(metrics: str, name: str) -> float:
+    """The value of a counter, over all labels."""
+    with urllib.request.urlopen(metrics, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 def _ready(ready: dict[str, Any]) -> dict[str, Any]:
