@@ -23,6 +23,8 @@ log = logger(__name__)
 ROWS_A_FRAGMENT = 200_000
 CHECK_S = 5.0
 MANY_FRAGMENTS = 64
+DAY = 24 * 3600 * 1_000_000
+SWEPT_AT_ONCE = 10_000
 
 
 def _now() -> int:
@@ -58,6 +60,7 @@ class Maintainer:
         self._store, self._settings, self._instruments, self._recent, self._now = store, settings, instruments, recent, now
         self._lease = Lease(store, "maintenance", holder, 10 * 60, now)
         self._last = now()
+        self._swept_to, self._swept_at = 0, -DAY  # chunks stored before are named by rows, and stay so; a new process looks at all once
 
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
@@ -87,7 +90,9 @@ class Maintainer:
         """
         if not self._lease.take():
             return False
-        self.sweep_orphans()
+        if self._now() - self._swept_at >= DAY:
+            self.sweep_orphans()
+            self._swept_at = self._now()
         for name in TABLES:
             started = time.monotonic()
             with store_errors(name):
@@ -109,18 +114,32 @@ class Maintainer:
     def sweep_orphans(self) -> int:
         """Delete old chunks that no row names: what a crash between chunk and row left, or a lost compare-and-set.
 
+        Some at a time, by when they were stored, and each only once: a chunk that a row names is never dropped by that row, but
+        for an erasure, which deletes it itself. What was interrupted goes on where it was.
+
         Returns:
             How many.
 
         Raises:
             UnreachableError: the store does not answer.
         """
-        cutoff = self._now() - int(self._settings.orphan_age * 1e6)
-        old = self._store.rows("transcripts", f"stored_at < {cutoff}", ("key", "trajectory"))
+        cutoff, count = self._now() - int(self._settings.orphan_age * 1e6), 0
+        while self._swept_to < cutoff:
+            where = f"stored_at >= {self._swept_to} AND stored_at < {cutoff}"
+            times = self._store.rows("transcripts", where, ("stored_at",), SWEPT_AT_ONCE, "stored_at")
+            end = times[-1]["stored_at"] + 1 if len(times) == SWEPT_AT_ONCE else cutoff
+            count += self._sweep(self._swept_to, end)
+            self._swept_to = end
+        return count
+
+    def _sweep(self, start: int, end: int) -> int:
+        """Delete the orphans that were stored from `start` until before `end`."""
+        stored = f"stored_at >= {start} AND stored_at < {end}"
+        old = self._store.rows("transcripts", stored, ("key", "trajectory"))
         rows = self._store.by_key("trajectories", [chunk["trajectory"] for chunk in old], ("key", "chunks"))
         orphans = [chunk["key"] for chunk in old if chunk["key"] not in rows.get(chunk["trajectory"], {}).get("chunks", ())]
-        for start in range(0, len(orphans), 1000):
-            listed = ", ".join(f"'{key}'" for key in orphans[start : start + 1000])  # hex digests
+        for first in range(0, len(orphans), 1000):
+            listed = ", ".join(f"'{key}'" for key in orphans[first : first + 1000])  # hex digests
             # The age again: a flush that needs an orphan after all makes it young first.
-            self._store.delete("transcripts", f"stored_at < {cutoff} AND key IN ({listed})")
+            self._store.delete("transcripts", f"{stored} AND key IN ({listed})")
         return len(orphans)

@@ -21,6 +21,10 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     `first_start` is where a group without offsets begins; `lost_offsets` what happens when retention has deleted what was
     not read yet: stop and say so, or go on at the oldest record. More than `dlq_ratio` of at least `dlq_minimum` undecodable
     records of one source within `dlq_window` send that source to the DLQ unparsed.
+
+    `orphan_age` is when a chunk that no row names was left by a crash. A flush makes a chunk that it finds young again only after
+    an hour (`sink.FRESH`), and then has another hour for the row that names it: below two hours, a sweep could delete what a slow
+    flush is about to name.
     """
 
     group: str = "stillhouse-ingest"
@@ -43,5 +47,5 @@ class IngestSettings(msgspec.Struct, frozen=True, kw_only=True):
     slow_request_ms: Seconds = 10_000.0
     maintenance_every: Seconds = 300.0
     maintenance_flush_p95: Seconds = 1.0
-    orphan_age: Seconds = 86_400.0
+    orphan_age: Annotated[float, msgspec.Meta(ge=7200)] = 86_400.0
     keep_versions: Seconds = 3600.0
