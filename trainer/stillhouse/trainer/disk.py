@@ -16,6 +16,7 @@ _SAID = (
     "storage full",
     "file write failed",
     "pytorchstreamwriter failed",
+    "unexpected pos ",  # torch, of an archive that is shorter than what it wrote
 )
 
 
