@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it re-exports without saying so
 
 from stillhouse.schemas.codec import encode
 from stillhouse.schemas.errors import PermanentError, UnreachableError

@@ -133,7 +133,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("stillhouse_gateway_tokens_total", "counter", "Tokens by who took them, and kind.", ("route", "variant", "kind")),
     Metric("stillhouse_gateway_cost_micro_usd_total", "counter", "Millionths of a dollar spent.", ("route", "variant")),
-    Metric("stillhouse_gateway_unpriced_total", "counter", "Answers with tokens that cost nothing: a price is missing.", ("route", "variant")),
+    Metric(
+        "stillhouse_gateway_unpriced_total", "counter", "Answers with tokens that cost nothing: a price is missing.", ("route", "variant")
+    ),
     Metric("stillhouse_gateway_estimated_total", "counter", "Answers whose tokens the upstream did not say.", ("route", "variant")),
     Metric("stillhouse_gateway_capture_refused_total", "counter", "Events that the capture did not take."),
     Metric("stillhouse_gateway_memory_errors_total", "counter", "Commits of the gateway's memory that failed."),
