@@ -68,8 +68,9 @@ def test_what_is_not_chosen_is_not_kept_while_reading(letters: Topics, monkeypat
 
     def watched(settings: Any) -> Iterator[Any]:
         nonlocal most
-        for message in read(settings):
-            most = max(most, _alive() - before)
+        for place, message in enumerate(read(settings)):
+            if place % 20 == 19:  # looking at every object takes a while
+                most = max(most, _alive() - before)
             yield message
 
     monkeypatch.setattr(dlq, "_read", watched)
