@@ -52,7 +52,10 @@ def base_in(folder: Path) -> Path:
 
 def job(base: Path, out: Path, **changes: Any) -> TrainJob:
     settings = TrainSettings(
-        **({"threads": 1, "epochs": 2, "learning_rate": 5e-3, "rank": 4, "alpha": 8, "probe_candidates": 3} | changes.pop("settings", {}))
+        **(
+            {"threads": 1, "epochs": 2, "learning_rate": 5e-3, "rank": 4, "alpha": 8, "probe_candidates": 3, "evaluations": 4}
+            | changes.pop("settings", {})
+        )
     )
     spec = changes.pop("render", RenderSpec(grammar="bare-json", context_limit=200)).for_model(base)
     return TrainJob(**({"base_model": base, "parent": None, "render": spec, "settings": settings, "out": out} | changes))
