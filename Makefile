@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SEED   ?= 1
+VLLM_VENV ?= .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-fast test lint format typecheck bench clean install install-dev wheel-check
+.PHONY: demo demo-fast test lint format typecheck bench clean install install-dev wheel-check vllm vllm-test
 
 demo: install  ## the whole job on this machine: agents -> Kafka's protocol -> LanceDB -> curated windows -> students -> evaluation
 	$(BIN)/stillhouse demo --seed $(SEED)
@@ -38,8 +39,13 @@ bench: install-dev  ## side-by-side figures, each a ratio in one run
 wheel-check: install-dev  ## `stillhouse demo --fast` from the built wheel
 	.ci/wheel-check $(BIN)/python
 
+vllm: $(VLLM_VENV)/.installed  ## vLLM for a CPU, in an environment of its own
+
+vllm-test: install-dev vllm  ## the engines' contract suite on vLLM
+	STILLHOUSE_TEST_VLLM=$(VLLM_VENV)/bin/python $(BIN)/pytest tests/serving/engine -k vllm
+
 clean:
-	rm -rf $(VENV) .venv-wheel dist build .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) .venv-wheel dist build .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* .hypothesis .import_linter_cache
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -61,4 +67,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VLLM_VENV)/.installed: deploy/vllm/requirements.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install -q -r deploy/vllm/requirements.txt
+	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
