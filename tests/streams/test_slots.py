@@ -36,7 +36,7 @@ async def test_several_stores_on_one_address_never_flush_more_than_that_at_once(
     stores = [Store.open(tmp_path / "lance") for _ in range(5)]
     stores[0].table("leases")
     waiter = Waiter(0.01, lambda: None, lambda: None, Instruments("stillhouse_ingest_"))
-    inside, most, done = set[int](), 0, 0
+    inside, most, done, met = set[int](), 0, 0, asyncio.Event()
 
     async def flush(number: int) -> None:
         nonlocal most, done
@@ -45,6 +45,9 @@ async def test_several_stores_on_one_address_never_flush_more_than_that_at_once(
             async with slots.one(waiter.until_done):
                 inside.add(number)
                 most = max(most, len(inside))
+                if len(inside) == 2:
+                    met.set()
+                await met.wait()  # the first waits for a second: two may flush, however busy the machine is
                 await asyncio.to_thread(stores[number].rows, "leases")  # what a flush does: it waits for the store
                 inside.remove(number)
             done += 1
