@@ -49,12 +49,13 @@ class ArmTally(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def __sub__(self, other: "ArmTally") -> "ArmTally":
-        """This one without a part of it."""
+        """This one without a part of it. A metric of which nothing is left goes: the sums are those of a fold without that part."""
+        moments = {metric: self.of(metric) - other.of(metric) for metric in self.moments.keys() | other.moments.keys()}
         return ArmTally(
             assigned=self.assigned - other.assigned,
             matured=self.matured - other.matured,
             judged=self.judged - other.judged,
-            moments={metric: self.of(metric) - other.of(metric) for metric in self.moments.keys() | other.moments.keys()},
+            moments={metric: found for metric, found in moments.items() if found.n},
             money=self.money - other.money,
         )
 
