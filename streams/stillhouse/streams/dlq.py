@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stillhouse.schemas.errors import RetryableError, UnreachableError, UsageError
+from stillhouse.schemas.errors import RetryableError, UsageError
 from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES
-from stillhouse.sdk.kafka import KafkaSettings, confluent_args, confluent_producer_args, topic_name
+from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, topic_name
+from stillhouse.sdk.kafka_read import read_whole
 
 Header = tuple[str, bytes | None]
 
@@ -223,31 +224,5 @@ class _Sender:
 
 def _read(settings: KafkaSettings) -> Iterator[Any]:
     """Every record of the topic up to its end now."""
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-    args = {"group.id": "stillhouse-dlq-reader", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
-    consumer: Any = Consumer(confluent_args(settings, **args, **{"fetch.message.max.bytes": DLQ_MAX_BYTES}))
-    try:
-        topic = topic_name(settings, DLQ)
-        partitions = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
-        left: dict[int, int] = {}
-        places = []
-        for partition in partitions:
-            first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
-            if end > first:
-                left[partition] = end
-                places.append(TopicPartition(topic, partition, first))
-        consumer.assign(places)
-        while left:
-            message = consumer.poll(TIMEOUT_S)
-            if message is None:
-                raise UnreachableError("the broker gives no more records", where=settings.bootstrap_servers)
-            if message.error():
-                raise KafkaException(message.error())
-            if message.offset() + 1 >= left.get(message.partition(), 0):
-                left.pop(message.partition(), None)
-            yield message
-    except KafkaException as error:
-        raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers) from error
-    finally:
-        consumer.close()
+    large = {"fetch.message.max.bytes": DLQ_MAX_BYTES}
+    return read_whole(settings, DLQ, reader="stillhouse-dlq-reader", timeout=TIMEOUT_S, extra=large)

@@ -1,18 +1,19 @@
 """What was decided elsewhere and binds a trainer: who is to be forgotten, and which students nothing may be built on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from stillhouse.schemas.codec import decode
-from stillhouse.schemas.errors import PermanentError, UnreachableError
-from stillhouse.schemas.facts import Erasure, StudentStage, StudentState
+from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.facts import Erasure, StudentState
+from stillhouse.schemas.route_state import TERMINAL
 from stillhouse.schemas.topics import ERASURES, STUDENTS
-from stillhouse.sdk.kafka import KafkaSettings, confluent_args, topic_name
+from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.kafka_read import read_whole
 
 TIMEOUT_S = 30.0
-_TAKEN_OUT = frozenset({StudentStage.ROLLED_BACK, StudentStage.REVOKED, StudentStage.REJECTED})
 
 
 class Erasures(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,42 +65,17 @@ def read_barred(settings: KafkaSettings) -> frozenset[str]:
             record cannot be read: it may be a revocation.
     """
     states = (decode(message.value(), StudentState) for message in _records(settings, STUDENTS, most=1) if message.value())
-    return frozenset(state.student for state in states if state.stage in _TAKEN_OUT)
+    return frozenset(state.student for state in states if state.stage in TERMINAL)
 
 
 def _records(settings: KafkaSettings, name: str, *, most: int | None = None) -> Iterator[Any]:
-    """Every record of a topic, partition after partition, up to its end now; a topic of more than `most` partitions is refused."""
-    from confluent_kafka import Consumer, KafkaException
+    """Every record of a topic up to its end now; a topic that is missing, or has more than `most` partitions, is refused."""
 
-    topic = topic_name(settings, name)
-    args = {"group.id": "stillhouse-trainer-reader", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
-    consumer: Any = Consumer(confluent_args(settings, **args))
-    try:
-        partitions = sorted(consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions)
+    def check(topic: str, partitions: Sequence[int]) -> None:
         if not partitions:
             raise PermanentError(f"no topic {topic}", where=settings.bootstrap_servers, fix="Run `stillhouse topics apply`.")
         if most is not None and len(partitions) > most:
             fix = "Make it anew with one partition; `stillhouse topics apply` does."
             raise PermanentError(f"{topic} has {len(partitions)} partitions, not {most}", where=settings.bootstrap_servers, fix=fix)
-        for partition in partitions:
-            yield from _of_partition(consumer, topic, partition, settings.bootstrap_servers)
-    except KafkaException as error:
-        fix = "Start it, or set [kafka] bootstrap_servers."
-        raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers, fix=fix) from error
-    finally:
-        consumer.close()
 
-
-def _of_partition(consumer: Any, topic: str, partition: int, servers: str) -> Iterator[Any]:
-    from confluent_kafka import KafkaException, TopicPartition
-
-    at, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
-    consumer.assign([TopicPartition(topic, partition, at)])
-    while at < end:
-        message = consumer.poll(TIMEOUT_S)
-        if message is None:
-            raise UnreachableError(f"the broker gives no more records of {topic}", where=servers)
-        if message.error():
-            raise KafkaException(message.error())
-        at = message.offset() + 1
-        yield message
+    return read_whole(settings, name, reader="stillhouse-trainer-reader", timeout=TIMEOUT_S, check=check)
