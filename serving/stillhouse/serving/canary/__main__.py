@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from aiohttp import web
 from stillhouse.schemas.errors import PermanentError, StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.serving import logs
 from stillhouse.serving.canary.settings import ControllerSettings, terms_of
 from stillhouse.serving.canary.shell import Controller
 from stillhouse.serving.routes import RouteSettings
@@ -82,23 +82,9 @@ def _application(controller: Controller) -> web.Application:
     return app
 
 
-def _log_as_json() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; the exit code."""
-    _log_as_json()
+    logs.configure()
     try:
         asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
     except StillhouseError as error:

@@ -98,8 +98,15 @@ class Tail:
 
     async def stop(self) -> None:
         """Disconnect."""
-        if self._consumer is not None:
+        if self._consumer is None:
+            return
+        try:
             await self._consumer.stop()
+        except asyncio.CancelledError:
+            # aiokafka awaits a task of its own that it has just cancelled; one that had not begun yet says so.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
 
 
 class Written(msgspec.Struct, frozen=True):

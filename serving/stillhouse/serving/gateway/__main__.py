@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import gc
 import json
-import logging
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ import structlog
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
+from stillhouse.serving import logs
 from stillhouse.serving.gateway.engine_routes import engines
 from stillhouse.serving.gateway.server import Gateway, Ports
 
@@ -46,23 +46,9 @@ async def _serve(args: argparse.Namespace) -> None:
     await gateway.stop()
 
 
-def _log_as_json() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; the exit code."""
-    _log_as_json()
+    logs.configure()
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # requests hold few cycles; looking for them often costs more than they do

@@ -68,7 +68,7 @@ class Follower:
                     log.warning("students_unreadable", error=str(error))
                 self.failed = str(error)
             finally:
-                await _stop(tail)
+                await tail.stop()
             await _pause(stop, RETRY_S if not self.read_once else 1.0)
 
     def follow(self, states: Any) -> None:
@@ -131,16 +131,6 @@ class Follower:
             self._again[key] = self._clock() + RETRY_S
             return
         self._held.discard(key)
-
-
-async def _stop(tail: Tail) -> None:
-    try:
-        await tail.stop()
-    except asyncio.CancelledError:
-        # aiokafka awaits a task of its own that it has just cancelled; one that had not begun yet says so.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
