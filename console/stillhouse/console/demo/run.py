@@ -18,6 +18,7 @@ from stillhouse.examples.order_desk.replay import save_tasks
 from stillhouse.examples.order_desk.tasks import FAMILIES, make_tasks
 from stillhouse.schemas.errors import GateError
 from stillhouse.trainer import models
+from stillhouse.trainer.windows_pool import family_weights
 from stillhouse.trainer.windows_types import State
 
 Fields = dict[str, Any]
@@ -109,7 +110,7 @@ class Demo:
         self, number: int, window: DemoWindow, loaded: context.Context, teacher: Teacher, story: Story, phases: Phases
     ) -> None:
         rates = list(story.jobs.values())[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
-        weights = family_weights(rates, window.floor) if rates is not None else None
+        weights = family_weights(rates, FAMILIES, window.floor) if rates is not None else None
         tasks = make_tasks("train", window.runs, self.seed, families=window.families, weights=weights, name=f"window-{number}")
         save_tasks(self.tasks_file, tasks)
         with phases.phase(f"collect {number}") as news:
@@ -139,11 +140,6 @@ class Demo:
         story.jobs[number] = result
         solved = result["evaluation"].get("success")
         news(f"{result['student']}, validation loss {result['validation_loss']:.3f}, {solved:.0%} of the validation tasks")
-
-
-def family_weights(rates: Mapping[str, float], floor: float) -> dict[str, float]:
-    """What a family is drawn by: a floor that keeps what is mastered from being forgotten, and the failure rate on top."""
-    return {family: floor + rates.get(family, 1.0) for family in FAMILIES}
 
 
 def _cpu_seconds() -> float:
