@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from stillhouse.console.stack import record as records
-from stillhouse.console.stack.process import create_time, same_process
+from stillhouse.console.stack.process import Process, create_time, same_process
 from stillhouse.console.stack.stack import Stack, StackEvent
 from stillhouse.schemas.errors import PermanentError
 from tests.support.parts import failing, listener, sometimes
+from tests.support.pipes import open_pipes
 
 
 class Events:
@@ -77,6 +78,17 @@ async def test_a_part_that_does_not_start_stops_the_rest_and_says_why(tmp_path: 
         await Stack(tmp_path, parts=(listener("broker"), failing("ingest")), on_event=events).start()
     assert ("broker", "stopped") in [(e.part, e.what) for e in events.seen]
     assert records.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("lingers", [False, True])
+async def test_a_process_that_says_nothing_in_time_leaves_no_pipe(tmp_path: Path, lingers: bool) -> None:
+    """Also where a child of its own holds its output for a moment longer than it lives."""
+    script = "import signal, subprocess, sys\n" + ("subprocess.Popen(['sleep', '1'])\n" if lingers else "")
+    silent = Process("silent", (sys.executable, "-c", script + "signal.sigwait([signal.SIGTERM])"), tmp_path / "log", {})
+    before = open_pipes()
+    with pytest.raises(PermanentError, match=r"silent did not get ready in 0.5 s"):
+        await silent.start(0.5)
+    assert open_pipes() == before
 
 
 async def test_a_part_that_ends_again_and_again_is_given_up_with_its_reason(tmp_path: Path) -> None:

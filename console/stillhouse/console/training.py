@@ -53,8 +53,9 @@ async def job(
                     on_event(event)
             code = await child.wait()
         except BaseException:
-            child.terminate()
-            await child.wait()
+            if child.returncode is None:
+                child.terminate()
+            await child.communicate()  # to the end of its output: a pipe that is not read to its end stays open
             raise
     if result is not None and code in (ExitCode.OK, ExitCode.GATE_SAID_NO):
         return result

@@ -60,6 +60,9 @@ class Process:
         except json.JSONDecodeError:
             await self.stop()
             raise PermanentError(f"{self.name} did not start", where=str(self.log), fix=self.tail()) from None
+        except BaseException:  # whoever waited for it has been told to end
+            await self.stop()
+            raise
         self._drain = asyncio.create_task(self._drain_output())
         return dict(ready)
 
@@ -70,18 +73,19 @@ class Process:
                 log.write(chunk)
 
     async def wait(self) -> int:
-        """Wait until it ends; its exit code (negative: the signal)."""
+        """Wait until it and its output end; its exit code (negative: the signal)."""
         assert self._child is not None
         code = await self._child.wait()
-        if self._drain:
-            await self._drain
+        self._drain = self._drain or asyncio.create_task(self._drain_output())
+        await asyncio.shield(self._drain)  # a pipe that is not read to its end stays open when the loop closes
         return code
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL when it has not ended in time."""
-        if self._child is None or self._child.returncode is not None:
+        if self._child is None:
             return
-        _signal(self._child, signal.SIGTERM)
+        if self._child.returncode is None:
+            _signal(self._child, signal.SIGTERM)
         try:
             await asyncio.wait_for(self.wait(), STOP_SECONDS)
         except TimeoutError:

@@ -110,7 +110,7 @@ def student_engine(
         engine = StudentEngine(process, _ready(process, log, ready_s))
     except BaseException:
         process.kill()
-        process.wait()
+        process.communicate()
         raise
     try:
         yield engine
