@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stillhouse.schemas.ledger import Batch, LeaderLedger, TaskText, embed
 from stillhouse.trainer.examples import Side
-from stillhouse.trainer.ledger import Batch, LeaderLedger, TaskText, embed
 
 ASK = "please cancel the order {} of the blue lamp and mail the receipt to ann@web.io, thank you very much indeed"
 

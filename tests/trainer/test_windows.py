@@ -7,10 +7,11 @@ import pytest
 
 from stillhouse.schemas.errors import PermanentError, RetryableError, UsageError
 from stillhouse.schemas.events import Outcome
+from stillhouse.schemas.ledger import TaskText
+from stillhouse.sdk.ledger import store_ledger
 from stillhouse.trainer import windows
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.decisions import Erasures
-from stillhouse.trainer.ledger import TaskText
 from stillhouse.trainer.settings import CurationSettings
 from stillhouse.trainer.windows_pool import PoolRow, due, family_weights, pool_of
 from stillhouse.trainer.windows_types import State, WindowRow
@@ -178,20 +179,20 @@ def test_curating_a_plan_twice_gives_one_manifest(desk: Desk) -> None:
     for _ in range(2):
         curated = windows.curate_plan(desk.store, planned, SETTINGS, WordCounter())
         hashes.add(curated.manifest_hash)
-    windows.store_ledger(desk.store, curated.added)
+    store_ledger(desk.store, curated.added)
     hashes.add(windows.curate_plan(desk.store, planned, SETTINGS, WordCounter()).manifest_hash)
     assert len(hashes) == 1
     with pytest.raises(RetryableError, match="another planner"):
-        windows.store_ledger(desk.store, curated.added)
+        store_ledger(desk.store, curated.added)
 
 
 def test_what_others_place_later_changes_a_windows_notes_and_not_its_manifest(desk: Desk) -> None:
     put(desk.store, [trajectory(0)])
     planned = windows.plan(desk.store, SETTINGS)
     first = windows.curate_plan(desk.store, planned, SETTINGS, WordCounter())
-    windows.store_ledger(desk.store, first.added)
+    store_ledger(desk.store, first.added)
     others = [TaskText(tenant="shop", family="a", task_key=f"other-{i}", text=f"Refund {i}") for i in range(60)]
-    windows.store_ledger(desk.store, first.ledger.assign(others).added(first.ledger))
+    store_ledger(desk.store, first.ledger.assign(others).added(first.ledger))
     later = windows.curate_plan(desk.store, planned, SETTINGS, WordCounter())
     assert first.waterfall.notes and not later.waterfall.notes
     assert first.manifest_hash == later.manifest_hash

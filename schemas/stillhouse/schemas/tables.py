@@ -5,7 +5,7 @@ The first column of every table is its key: unique, never null, the declared (un
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stillhouse.schemas.errors import UsageError
 
@@ -121,6 +121,14 @@ TABLES: dict[str, Table] = {
 
 HASHED = ("key", "content", "status", "outcome", "steps", "error_steps", "repeated_calls", "format_errors", "input_tokens", "output_tokens")
 """What the table hash covers: no offset, history or wall time."""
+
+
+def ledger_row(key: str, scope: str, state: str, base: str, data: Any, created: int, updated: int) -> dict[str, Any]:
+    """A row of a ledger's table whose only change is that of its state, from `base` to `state`. Times are microseconds since the epoch."""
+    return {
+        "key": key, "scope": scope, "state": state, "base_state": base, "data": data,
+        "content": state, "base_content": base, "created_at": created, "updated_at": updated,
+    }  # fmt: skip
 
 
 def table(name: str) -> Table:

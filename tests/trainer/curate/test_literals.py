@@ -2,7 +2,7 @@
 
 import pytest
 
-from stillhouse.trainer.curate.literals import entities, given, occurs, searchable, told
+from stillhouse.schemas.literals import entities, given, occurs, searchable, told
 
 
 @pytest.mark.parametrize(

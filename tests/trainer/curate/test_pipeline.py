@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import Outcome, Policy, PolicyRole
+from stillhouse.schemas.ledger import LeaderLedger
 from stillhouse.schemas.trajectory import Status, Trajectory
 from stillhouse.trainer.curate.draft import Draft
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.curate.pipeline import Curated, Tools, curate
 from stillhouse.trainer.examples import Side, read_examples, write_examples
-from stillhouse.trainer.ledger import LeaderLedger
 from stillhouse.trainer.settings import CurationSettings, WindowSettings
 from stillhouse.trainer.waterfall import StageYield, Waterfall
 from tests.trainer.curation_factory import STUDENT, WordCounter, call, reply, run

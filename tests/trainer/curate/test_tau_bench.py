@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from stillhouse.schemas.events import Outcome
+from stillhouse.schemas.ledger import LeaderLedger
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.openai import message_from_openai
 from stillhouse.schemas.trajectory import Step, Trajectory
 from stillhouse.trainer.curate.pipeline import curate
 from stillhouse.trainer.curate.prune import prune
-from stillhouse.trainer.ledger import LeaderLedger
 from stillhouse.trainer.settings import CurationSettings
 from tests.trainer.curation_factory import TEACHER, WordCounter, drafted, run
 

@@ -8,11 +8,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from stillhouse.schemas.ledger import chance
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.render import Renderer
 from stillhouse.trainer.collate import IGNORED, Row
 from stillhouse.trainer.curate.counting import RenderCounter
-from stillhouse.trainer.curate.draft import Draft, chance
+from stillhouse.trainer.curate.draft import Draft
 from stillhouse.trainer.curate.fit import fit
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.loss import mean_loss

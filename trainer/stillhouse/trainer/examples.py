@@ -1,23 +1,14 @@
 """What a recipe trains on: a conversation with a loss mask, a weight and the way back to where it came from."""
 
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.ledger import Side as Side
 from stillhouse.schemas.messages import Message
-
-
-class Side(StrEnum):
-    """Where a task stands for ever. A bridge is near tasks of two sides: neither trained nor tested."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
-    BRIDGE = "bridge"
 
 
 class TrainMessage(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 from stillhouse.schemas.errors import GateError, RetryableError
 from stillhouse.schemas.fold import ERASED
 from stillhouse.schemas.render import Renderer, RenderSpec
+from stillhouse.sdk.ledger import store_ledger
 from stillhouse.sdk.store import Store
 from stillhouse.trainer import windows
 from stillhouse.trainer.curate.counting import RenderCounter
@@ -52,7 +53,7 @@ class WindowData:
         for attempt in range(_PLACING_TRIES):
             curated = curate_with(self._store, window.plan, self._settings, self._view, self._base_model, tools)
             try:
-                windows.store_ledger(self._store, curated.added, clock=clock)
+                store_ledger(self._store, curated.added, clock=clock)
                 break
             except RetryableError:  # another planner placed tasks in between: theirs count, and curation reads them
                 if attempt == _PLACING_TRIES - 1:

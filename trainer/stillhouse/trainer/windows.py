@@ -11,7 +11,9 @@ from urllib.parse import quote
 import msgspec
 
 from stillhouse.schemas.errors import GateError, PermanentError, RetryableError, UsageError
+from stillhouse.schemas.tables import ledger_row
 from stillhouse.schemas.trajectory import Trajectory
+from stillhouse.sdk.ledger import load_ledger
 from stillhouse.sdk.store import Store
 from stillhouse.sdk.store_arrow import quoted
 from stillhouse.trainer import windows_pool
@@ -19,12 +21,11 @@ from stillhouse.trainer.curate.counting import Counter
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.curate.pipeline import Curated, Tools, curate
 from stillhouse.trainer.decisions import NOBODY, Erasures
-from stillhouse.trainer.ledger import Batch, LeaderLedger
 from stillhouse.trainer.settings import CurationSettings, WindowSettings
 from stillhouse.trainer.windows_pool import Pool
 from stillhouse.trainer.windows_types import NEXT, TERMINAL, Mode, State, Window, WindowPlan, WindowRow
 
-WINDOWS, LEADERS = "windows", "leaders"
+WINDOWS = "windows"
 _POOL_COLUMNS = (
     "key", "revision", "content", "chunks", "tenant", "subject", "family", "partition", "first_offset", "last_offset",
     "policies", "outcome", "steps", "output_tokens", "first_occurred_at",
@@ -190,32 +191,6 @@ def _load(store: Store, rows: Sequence[WindowRow]) -> list[Trajectory]:
         raise GateError(f"a listed row is lost: {error.what}", where=error.where, fix=error.fix) from error
 
 
-def load_ledger(store: Store, settings: CurationSettings) -> LeaderLedger:
-    """The leader ledger of the store."""
-    batches = [msgspec.convert(row["data"], Batch, strict=False) for row in store.rows(LEADERS)]
-    return LeaderLedger(
-        batches,
-        seed=settings.seed,
-        test_share=settings.test_share,
-        validation_share=settings.validation_share,
-        similarity=settings.similarity,
-    )
-
-
-def store_ledger(store: Store, batches: Iterable[Batch], *, clock: Clock = wall_clock) -> None:
-    """Append what a planning added.
-
-    Raises:
-        RetryableError: another planner added to the same scope at the same time: curate again with the ledger as it is now.
-    """
-    now = clock()
-    for batch in batches:
-        scope = f"{quote(batch.tenant, safe='')}/{quote(batch.family, safe='')}"
-        row = _ledger_row(batch.key, scope, "added", "", msgspec.to_builtins(batch), now, now)
-        if store.insert_if_absent(LEADERS, [row]) != 1:
-            raise RetryableError("another planner placed tasks at the same time", where=f"leaders of {scope}")
-
-
 def _pool(store: Store, windows: Mapping[str, Window], barred: Container[str], erasures: Erasures) -> tuple[Window | None, Pool]:
     """The window to go on from, and what the lineage has then."""
     stored = store.trajectories(columns=_POOL_COLUMNS)
@@ -254,11 +229,4 @@ def _none_open(windows: Iterable[Window]) -> None:
 def _row(window: Window, before: Window | None, now: int) -> dict[str, Any]:
     started = window.history[0][1]
     base = before.state.value if before else ""
-    return _ledger_row(window.key, window.plan.lineage, window.state.value, base, msgspec.to_builtins(window, str_keys=True), started, now)
-
-
-def _ledger_row(key: str, scope: str, state: str, base: str, data: Any, created: int, updated: int) -> dict[str, Any]:
-    return {
-        "key": key, "scope": scope, "state": state, "base_state": base, "data": data,
-        "content": state, "base_content": base, "created_at": created, "updated_at": updated,
-    }  # fmt: skip
+    return ledger_row(window.key, window.plan.lineage, window.state.value, base, msgspec.to_builtins(window, str_keys=True), started, now)

@@ -9,7 +9,7 @@ import msgspec
 
 from stillhouse.schemas.events import Outcome, PolicyRole
 from stillhouse.schemas.fold import ERASED
-from stillhouse.trainer.curate.draft import chance
+from stillhouse.schemas.ledger import chance
 from stillhouse.trainer.curate.draw import shares
 from stillhouse.trainer.decisions import NOBODY, Erasures
 from stillhouse.trainer.gates import Candidate, Rejection, choose_parent

@@ -6,6 +6,9 @@ from typing import Any, Literal
 import msgspec
 
 from stillhouse.schemas.render import RenderSpec
+from stillhouse.schemas.window_request import REQUESTED as REQUESTED
+from stillhouse.schemas.window_request import TAKEN as TAKEN
+from stillhouse.schemas.window_request import WindowRequest as WindowRequest
 from stillhouse.sdk.store import RowRef
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.ledger_histograms import StepHistograms

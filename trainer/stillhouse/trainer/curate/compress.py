@@ -7,10 +7,10 @@ from typing import Protocol
 
 import msgspec
 
+from stillhouse.schemas.literals import entities, given, names, occurs, searchable
 from stillhouse.schemas.messages import Message
 from stillhouse.trainer.curate.counting import Counter
 from stillhouse.trainer.curate.draft import Draft, DraftStep, with_steps
-from stillhouse.trainer.curate.literals import entities, given, names, occurs, searchable
 from stillhouse.trainer.curate.stage import StageResult
 from stillhouse.trainer.settings import CurationSettings
 

@@ -1,7 +1,6 @@
 """A trajectory on its way to an example: its steps with what curation has decided about each."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import msgspec
 
@@ -125,12 +124,6 @@ def draft_of(trajectory: Trajectory, *, task_key: str, leader: str, side: Side, 
 def with_steps(draft: Draft, steps: Sequence[DraftStep]) -> Draft:
     """The same draft with other steps."""
     return msgspec.structs.replace(draft, steps=tuple(steps))
-
-
-def chance(seed: int, *parts: object) -> float:
-    """A number in [0, 1) that the seed and the names decide: the same on every machine and in any order."""
-    digest = blake2b("\x00".join(map(str, parts)).encode(), key=str(seed).encode()[:64], digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def _step(step: Step) -> DraftStep:

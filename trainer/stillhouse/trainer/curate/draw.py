@@ -3,12 +3,14 @@
 What is not drawn returns to the pool: it is not used up, and the next window sees it again.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import msgspec
 
-from stillhouse.trainer.curate.draft import Draft, chance
+from stillhouse.schemas.ledger import chance
+from stillhouse.trainer.curate.draft import Draft
 from stillhouse.trainer.curate.stage import StageResult, decide
 
 NEW, AGAIN = "over_quota", "not_replayed"
@@ -31,7 +33,11 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def draw(drafts: Sequence[Draft], quota: Quota, seed: int) -> StageResult:
-    """Draw new examples oldest first, within each family as many as its weight gives, and earlier ones by a hash."""
+    """Draw new examples, within each family as many as its weight gives, and earlier ones by a hash.
+
+    A family's part is split over the sets of tools that its pool used, in the pool's own proportions, oldest first in each: a family
+    whose tasks end in two ways would else be taught the one that happened to come first.
+    """
     new = sorted((d for d in drafts if not d.again), key=lambda d: (d.trajectory.first_occurred_at, d.key))
     old = sorted((d for d in drafts if d.again), key=lambda d: (chance(seed, "replay", quota.salt, d.key), d.key))
     drawn = {d.key for d in _new(new, quota)}
@@ -74,7 +80,22 @@ def _new(new: Sequence[Draft], quota: Quota) -> Sequence[Draft]:
         return new
     if quota.weights is None:
         return new[: quota.size]
-    return _by_family(new, shares(quota.size, quota.weights, _sizes(new)))
+    drawn: list[Draft] = []
+    for family, count in shares(quota.size, quota.weights, _sizes(new)).items():
+        drawn += _by_plan([d for d in new if d.family == family], count)
+    return drawn
+
+
+def _by_plan(drafts: Sequence[Draft], count: int) -> list[Draft]:
+    sizes = Counter(" ".join(d.tools_used) for d in drafts)
+    left = shares(count, sizes, sizes)
+    drawn = []
+    for draft in drafts:
+        plan = " ".join(draft.tools_used)
+        if left[plan]:
+            left[plan] -= 1
+            drawn.append(draft)
+    return drawn
 
 
 def _by_family(drafts: Sequence[Draft], counts: Mapping[str, int]) -> list[Draft]:

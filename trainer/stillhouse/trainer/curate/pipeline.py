@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from stillhouse.schemas.ledger import Batch, LeaderLedger, tasks_of
 from stillhouse.schemas.trajectory import Trajectory
 from stillhouse.trainer.curate.compress import ActionLoss, compress
 from stillhouse.trainer.curate.counting import Counter
@@ -15,14 +16,13 @@ from stillhouse.trainer.curate.draw import NEW, Quota, draw
 from stillhouse.trainer.curate.efficiency import efficiency
 from stillhouse.trainer.curate.fit import Fitted, fit
 from stillhouse.trainer.curate.prune import Replay, prune
-from stillhouse.trainer.curate.side import held_out_notes, placed, side, tasks_of
+from stillhouse.trainer.curate.side import held_out_notes, placed, side
 from stillhouse.trainer.curate.source import source
 from stillhouse.trainer.curate.stage import StageResult
 from stillhouse.trainer.curate.standardise import standardise
 from stillhouse.trainer.curate.success import success
 from stillhouse.trainer.curate.weight import rescale, weight
 from stillhouse.trainer.examples import Example, Side
-from stillhouse.trainer.ledger import Batch, LeaderLedger
 from stillhouse.trainer.ledger_histograms import StepHistograms, histograms_of
 from stillhouse.trainer.settings import CurationSettings
 from stillhouse.trainer.waterfall import StageYield, Waterfall

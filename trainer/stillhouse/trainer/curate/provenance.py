@@ -3,9 +3,9 @@
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
+from stillhouse.schemas.literals import entities, given, names, occurs, searchable, told
 from stillhouse.trainer.curate.calls import Call
 from stillhouse.trainer.curate.draft import Draft, DraftStep
-from stillhouse.trainer.curate.literals import entities, given, names, occurs, searchable, told
 
 At = tuple[int, int]
 """A step and the place of a call in it; place -1 is what the step says beside its calls."""

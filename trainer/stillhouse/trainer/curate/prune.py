@@ -12,10 +12,11 @@ from typing import Protocol
 
 import msgspec
 
+from stillhouse.schemas.ledger import chance
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.trajectory import Trajectory
 from stillhouse.trainer.curate.calls import Call, calls_of, read_only
-from stillhouse.trainer.curate.draft import Draft, DraftStep, chance, with_steps
+from stillhouse.trainer.curate.draft import Draft, DraftStep, with_steps
 from stillhouse.trainer.curate.provenance import SAYS, At, Provenance, gone
 from stillhouse.trainer.curate.stage import StageResult, transform
 from stillhouse.trainer.settings import CurationSettings

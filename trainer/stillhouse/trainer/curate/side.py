@@ -2,40 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 
+from stillhouse.schemas.ledger import LeaderLedger, task_key
 from stillhouse.schemas.trajectory import Trajectory
 from stillhouse.trainer.curate.draft import Draft, draft_of
-from stillhouse.trainer.curate.literals import fold
 from stillhouse.trainer.curate.stage import StageResult, decide
 from stillhouse.trainer.examples import Side
-from stillhouse.trainer.ledger import LeaderLedger, TaskText
 
 _WITHOUT = {
     Side.TEST: "evaluation of this family will be pooled with others, or absent",
     Side.VALIDATION: "no loss of this family stops training early or judges the student",
 }
-
-
-def task_key(trajectory: Trajectory) -> str:
-    """The task's id, else a hash of tenant, family, folded instruction and first tool result."""
-    if trajectory.task.id is not None:
-        return trajectory.task.id
-    result = next((m.text for s in trajectory.steps for m in s.observation if m.role == "tool"), "")
-    parts = (trajectory.tenant, trajectory.task.family or "", fold(instruction(trajectory)), result)
-    return blake2b("\x00".join(parts).encode("utf-8", "replace"), digest_size=16).hexdigest()
-
-
-def instruction(trajectory: Trajectory) -> str:
-    """What was asked: the task's instruction, else the first user message."""
-    if trajectory.task.instruction is not None:
-        return trajectory.task.instruction
-    return next((m.text for m in trajectory.messages() if m.role == "user"), "")
-
-
-def tasks_of(trajectories: Iterable[Trajectory]) -> list[TaskText]:
-    """The tasks of trajectories, for the ledger."""
-    return [TaskText(tenant=t.tenant, family=t.task.family or "", task_key=task_key(t), text=fold(instruction(t))) for t in trajectories]
 
 
 def placed(trajectories: Iterable[Trajectory], ledger: LeaderLedger, again: frozenset[str] = frozenset()) -> list[Draft]:

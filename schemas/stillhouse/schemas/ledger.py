@@ -6,6 +6,7 @@ test. Embeddings are integer counts of hashed character n-grams, and nearness is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from fractions import Fraction
 from hashlib import blake2b
 from typing import Any
@@ -13,15 +14,23 @@ from typing import Any
 import msgspec
 
 from stillhouse.schemas.errors import MissingExtraError
-from stillhouse.trainer.curate.draft import chance
-from stillhouse.trainer.curate.literals import entities, fold
-from stillhouse.trainer.examples import Side
+from stillhouse.schemas.literals import entities, fold
+from stillhouse.schemas.trajectory import Trajectory
 
 EMBEDDER = "char-3-5-grams-256-signed"
 _SIZE = 256
 
 Scope = tuple[str, str]
 Vector = tuple[tuple[int, int], ...]
+
+
+class Side(StrEnum):
+    """Where a task stands for ever. A bridge is near tasks of two sides: neither trained nor tested."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    BRIDGE = "bridge"
 
 
 class TaskText(msgspec.Struct, frozen=True, order=True):
@@ -151,6 +160,33 @@ class LeaderLedger:
         seed, test, validation, _ = self._rule
         at = chance(seed, "side", *scope, task_key)
         return Side.TEST if at < test else Side.VALIDATION if at < test + validation else Side.TRAIN
+
+
+def task_key(trajectory: Trajectory) -> str:
+    """The task's id, else a hash of tenant, family, folded instruction and first tool result."""
+    if trajectory.task.id is not None:
+        return trajectory.task.id
+    result = next((m.text for s in trajectory.steps for m in s.observation if m.role == "tool"), "")
+    parts = (trajectory.tenant, trajectory.task.family or "", fold(instruction(trajectory)), result)
+    return blake2b("\x00".join(parts).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def instruction(trajectory: Trajectory) -> str:
+    """What was asked: the task's instruction, else the first user message."""
+    if trajectory.task.instruction is not None:
+        return trajectory.task.instruction
+    return next((m.text for m in trajectory.messages() if m.role == "user"), "")
+
+
+def tasks_of(trajectories: Iterable[Trajectory]) -> list[TaskText]:
+    """The tasks of trajectories, for the ledger."""
+    return [TaskText(tenant=t.tenant, family=t.task.family or "", task_key=task_key(t), text=fold(instruction(t))) for t in trajectories]
+
+
+def chance(seed: int, *parts: object) -> float:
+    """A number in [0, 1) that the seed and the names decide: the same on every machine and in any order."""
+    digest = blake2b("\x00".join(map(str, parts)).encode(), key=str(seed).encode()[:64], digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def embed(texts: Sequence[str]) -> list[dict[int, int]]:
