@@ -83,7 +83,7 @@ def main() -> int:
         rows = desk_rows(Renderer(spec, base), 2 * options.steps)
         for turn in range(options.rounds):
             for name, run in (("ours", ours), ("trl", trls)):
-                settings = TrainSettings(max_steps=options.steps, evaluations=1, threads=2)
+                settings = TrainSettings(max_steps=options.steps, evaluations=1, threads=2, precision="float32")
                 out = Path(scratch) / f"{name}-{turn}"
                 measured[name].append(run(TrainJob(base_model=base, parent=None, render=spec, settings=settings, out=out), rows))
     rates = {name: total(runs) for name, runs in measured.items()}

@@ -80,6 +80,28 @@ def test_a_packed_weight_multiplies_like_a_plain_one() -> None:
         assert torch.allclose(Packed.of(weight)(x, bias), torch.nn.functional.linear(x, weight, bias), atol=1e-5)
 
 
+def test_bfloat16_rounds_products_and_gives_back_what_it_was_given() -> None:
+    weight, x, bias = torch.randn(33, 20), torch.randn(7, 1, 20), torch.randn(33)
+    with torch.inference_mode():
+        exact, rounded = torch.nn.functional.linear(x, weight, bias), Packed.of(weight, torch.bfloat16)(x, bias)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact) and torch.allclose(rounded, exact, atol=0.15)
+
+
+def test_adapters_are_merged_before_they_are_rounded(folders: list[Path]) -> None:
+    """A delta below the base weight's rounding must not vanish with it."""
+    exact, rounded = ServedModel(random_llama(), 1), ServedModel(random_llama(), 1, torch.bfloat16)
+    for model in (exact, rounded):
+        adapter = read_adapter("x", folders[0], model.weights.shapes)
+        model.weights.add("x", adapter.deltas)
+        model.weights.use("x")
+    name, layer = next(iter(rounded.weights.linears.items()))
+    x = torch.eye(layer.base.shape[1])[:, None]
+    with torch.inference_mode():
+        merged = exact.weights.linears[name](x)
+        assert torch.equal(layer(x), merged.to(torch.bfloat16).float())
+
+
 def copy(source: Path, dest: Path) -> Path:
     dest.mkdir()
     for file in source.iterdir():

@@ -61,6 +61,15 @@ def test_the_candidate_is_the_best_that_was_measured(base: Path, tmp_path: Path)
     assert [e.step for e in heard.of("step")] == list(range(1, result.steps + 1))
 
 
+def test_bfloat16_rounds_the_steps_and_nothing_that_is_measured(base: Path, tmp_path: Path) -> None:
+    made = {p: train(job(base, tmp_path / p, settings={"precision": p}), examples(8), held(), Heard()) for p in ("bfloat16", "float32")}
+    half, whole = made["bfloat16"], made["float32"]
+    assert (half.precision, whole.precision) == ("bfloat16", "float32")
+    assert half.losses != whole.losses and half.losses == pytest.approx(whole.losses, abs=0.05)
+    assert half.base_loss == whole.base_loss
+    assert measured(base, half.candidate) == pytest.approx(half.validation_loss, abs=1e-5)
+
+
 def test_it_stops_when_the_validation_loss_has_not_fallen_for_three_measurements(base: Path, tmp_path: Path) -> None:
     settings = {"epochs": 20, "learning_rate": 0.05, "evaluations": 40}
     result = train(job(base, tmp_path, settings=settings), nonsense(8), held(), Heard())

@@ -81,7 +81,7 @@ class Gradient(TrainerCallback):  # type: ignore[misc]
 
 
 def gradient(base: Path, out: Path, weights: Sequence[float], batch: int, accumulation: int) -> torch.Tensor:
-    settings = {"batch_size": batch, "accumulation": accumulation, "max_steps": 1, "max_grad_norm": 0.0}
+    settings = {"batch_size": batch, "accumulation": accumulation, "max_steps": 1, "max_grad_norm": 0.0, "precision": "float32"}
     made = job(base, out, recipe="weighted", settings=settings)
     trainer, kept = make_trainer(made, adapted_model(made), rows_of(base, weights), [], lambda _: None), Gradient()
     trainer.add_callback(kept)

@@ -166,6 +166,14 @@ def test_a_draw_takes_the_oldest_of_each_family_by_weight_and_replays_uniformly(
     assert result.dropped == {"over_quota": 50, "not_replayed": 25}
 
 
+def test_a_family_is_drawn_by_its_plans_as_the_pool_has_them() -> None:
+    """The first to come all escalated; a third of the pool did a refund."""
+    early = [of_steps(3, f"e{i}", end="escalate", at=i) for i in range(12)]
+    late = [of_steps(3, f"r{i}", end="refund", at=100 + i) for i in range(6)]
+    drawn = kept(draw([*early, *late], Quota(size=9, weights={"cancel": 1.0}), 1))
+    assert drawn == [f"e{i}" for i in range(6)] + [f"r{i}" for i in range(3)]
+
+
 @given(
     st.integers(0, 60),
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 20), min_size=1),

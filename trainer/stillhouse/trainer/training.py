@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from stillhouse.schemas.errors import GateError, PermanentError
+from stillhouse.schemas.precision import takes_bfloat16
 from stillhouse.schemas.render import Renderer, RenderSpec
 from stillhouse.schemas.student_folder import ADAPTER, RENDER
 from stillhouse.trainer.collate import Collator, Row, items_of
@@ -147,7 +148,7 @@ def make_trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[
     # Else transformers "aligns" the three by itself, aloud. Nothing here ever writes a begin-of-text token.
     tokenizer.bos_token_id = model.generation_config.bos_token_id = model.config.bos_token_id
     trainer = LabelledTrainer(
-        rows=rows, held=held, pad_id=job.render.pad_id,
+        rows=rows, held=held, pad_id=job.render.pad_id, bfloat16=_in_bfloat16(job),
         model=model, args=args, processing_class=tokenizer, data_collator=Collator(job.render.pad_id),
         train_dataset=Dataset.from_list(items_of(rows)),
         eval_dataset=Dataset.from_list(items_of(held)) if held else None,
@@ -156,6 +157,10 @@ def make_trainer(job: TrainJob, model: Any, rows: Sequence[Row], held: Sequence[
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Reporter(progress, evaluation_steps(steps, settings.evaluations), bool(held)))
     return trainer
+
+
+def _in_bfloat16(job: TrainJob) -> bool:
+    return takes_bfloat16(job.settings.precision, torch.cpu.get_capabilities())
 
 
 def _base_loss(job: TrainJob, model: Any, held: Sequence[Row]) -> float | None:
@@ -209,4 +214,5 @@ def _result(job: TrainJob, trainer: LabelledTrainer, rows: int, parent_loss: flo
         losses=tuple(losses), validation_losses=tuple(measured),
         train_loss=sum(last) / len(last), validation_loss=min((loss for _, loss in measured), default=None), parent_loss=parent_loss,
         stopped_early=trainer.state.global_step < trainer.args.max_steps, versions=versions(),
+        precision="bfloat16" if _in_bfloat16(job) else "float32",
     )  # fmt: skip

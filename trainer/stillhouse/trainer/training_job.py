@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from stillhouse.schemas.precision import Precision
 from stillhouse.schemas.render import RenderSpec
 
 Mode = Literal["fresh", "continue"]
@@ -36,6 +37,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         validation_rows: rows of the validation side that are measured.
         probe_candidates: rows among which the attestation probes are chosen.
         threads: of torch; None: as torch decides.
+        precision: of the matrix products while training (weights, gradients and every measurement stay float32); `auto` takes
+            bfloat16 where the CPU multiplies it in hardware.
     """
 
     rank: int = 16
@@ -56,6 +59,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     validation_rows: int = 16
     probe_candidates: int = 24
     threads: int | None = None
+    precision: Precision = "auto"
 
 
 class TrainJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +115,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
         stopped_early: whether patience ran out.
         cpu_seconds: of all the job's processes, evaluations included.
         versions: of the packages that made it.
+        precision: that of its matrix products.
     """
 
     candidate: Path
@@ -127,6 +132,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float
     versions: dict[str, str]
     base_loss: float | None = None
+    precision: str = "float32"
 
 
 Progress = Callable[[TrainEvent], None]

@@ -31,14 +31,15 @@ class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
         rows: the training rows, in the dataset's order.
         held: the validation rows.
         pad_id: the padding token.
+        bfloat16: compute the training steps' matrix products in it.
         kwargs: SFTTrainer's own.
     """
 
     lr_scheduler: Any
     control: Any
 
-    def __init__(self, *, rows: Sequence[Row], held: Sequence[Row], pad_id: int, **kwargs: Any) -> None:
-        self._rows, self._held, self._pad_id = rows, held, pad_id
+    def __init__(self, *, rows: Sequence[Row], held: Sequence[Row], pad_id: int, bfloat16: bool = False, **kwargs: Any) -> None:
+        self._rows, self._held, self._pad_id, self._bfloat16 = rows, held, pad_id, bfloat16
         self._counted = {"tokens": 0, "supervised_tokens": 0, "cpu_seconds": 0.0}
         self._cpu_start = cpu_seconds()
         super().__init__(**kwargs)
@@ -67,7 +68,9 @@ class LabelledTrainer(SFTTrainer):  # type: ignore[misc]
             raise PermanentError("the labelled loss builds no outputs to return", where="LabelledTrainer.compute_loss")
         self._counted["tokens"] += int((inputs["input_ids"] != self._pad_id).sum())
         self._counted["supervised_tokens"] += int((inputs["labels"][:, 1:] != IGNORED).sum())
-        return labelled_loss(model, inputs["input_ids"], inputs["labels"], inputs["weight"], num_items_in_batch)
+        # Here and not by SFTConfig(bf16=True), which wraps the model's forward for good: validation and probes would be rounded too.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            return labelled_loss(model, inputs["input_ids"], inputs["labels"], inputs["weight"], num_items_in_batch)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers walks over every parameter by name for it, at every step."""

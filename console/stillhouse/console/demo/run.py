@@ -110,8 +110,9 @@ class Demo:
         self, number: int, window: DemoWindow, loaded: context.Context, teacher: Teacher, story: Story, phases: Phases
     ) -> None:
         rates = list(story.jobs.values())[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
-        weights = family_weights(rates, FAMILIES, window.floor) if rates is not None else None
-        tasks = make_tasks("train", window.runs, self.seed, families=window.families, weights=weights, name=f"window-{number}")
+        families = window.families or FAMILIES
+        weights = family_weights(rates, FAMILIES, window.floor) if rates is not None else dict.fromkeys(families, 1.0)
+        tasks = make_tasks("train", window.runs, self.seed, families=families, weights=weights, name=f"window-{number}")
         save_tasks(self.tasks_file, tasks)
         with phases.phase(f"collect {number}") as news:
             spool = loaded.config.state_dir("spool")
@@ -121,7 +122,7 @@ class Demo:
             await self._train(number, window, weights, loaded, story, news)
 
     async def _train(
-        self, number: int, window: DemoWindow, weights: Mapping[str, float] | None, loaded: context.Context, story: Story, news: Any
+        self, number: int, window: DemoWindow, weights: Mapping[str, float], loaded: context.Context, story: Story, news: Any
     ) -> None:
         losses = story.losses.setdefault(number, [])
 
@@ -131,7 +132,7 @@ class Demo:
             news(training.describe(event))
 
         overrides = {"window.size": window.size, "window.replay": window.replay, "trainer.continue_rate": window.continue_rate}
-        options = [f"--mode={'continue' if story.jobs else 'fresh'}", *(f"--weight={f}={w}" for f, w in (weights or {}).items())]
+        options = [f"--mode={'continue' if story.jobs else 'fresh'}", *(f"--weight={f}={w}" for f, w in weights.items())]
         result = await training.job(loaded, overrides, options, tell)
         if result["state"] == State.REJECTED:  # a result too: its rows are back in the pool, and the next window draws from them
             story.rejected[number] = result

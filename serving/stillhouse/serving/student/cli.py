@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 from stillhouse.schemas.errors import MissingExtraError, StillhouseError
+from stillhouse.schemas.precision import Precision
 
 DRAIN_S = 30.0
 
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--threads", type=_positive, default=2, help="cores to compute on")
+    precision = "of matrix products; auto takes bfloat16 where the CPU multiplies it in hardware"
+    parser.add_argument("--dtype", choices=get_args(Precision), default="auto", help=precision)
     parser.add_argument("--batch", type=_positive, default=24, help="generations at once")
     parser.add_argument("--queue", type=_positive, default=512, help="generations that may wait; more are answered 503")
     parser.add_argument("--wait-ms", type=float, default=20.0, help="how long a lone request waits for company")
@@ -71,7 +75,13 @@ async def _serve(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     limits = Limits(batch=options.batch, queue=options.queue, wait_s=options.wait_ms / 1000)
     server = StudentServer(
-        options.model, students=options.students, name=options.name, limits=limits, kv_bytes=options.kv_bytes, resident=options.resident
+        options.model,
+        students=options.students,
+        name=options.name,
+        limits=limits,
+        kv_bytes=options.kv_bytes,
+        resident=options.resident,
+        precision=options.dtype,
     )
     server.loop.start()
     app = StudentApp(server)

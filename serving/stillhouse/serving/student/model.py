@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stillhouse.schemas.errors import PermanentError
+from stillhouse.schemas.precision import Precision, takes_bfloat16
 from stillhouse.serving.student.attention import ATTENTION, Layout
 from stillhouse.serving.student.lanes import KvShape, Lanes
 from stillhouse.serving.student.weights import WeightSets
@@ -18,12 +19,13 @@ class ServedModel:
     Args:
         model: the decoder with its head, as transformers loads it.
         resident: adapters whose weights are held merged.
+        dtype: in which the linear layers multiply.
 
     Raises:
         PermanentError: an architecture whose attention the lanes do not do.
     """
 
-    def __init__(self, model: Any, resident: int) -> None:
+    def __init__(self, model: Any, resident: int, dtype: torch.dtype = torch.float32) -> None:
         config = model.config
         if getattr(config, "sliding_window", None) or not getattr(model, "_supports_attention_backend", False):
             raise PermanentError(
@@ -38,11 +40,11 @@ class ServedModel:
         eos = getattr(model.generation_config, "eos_token_id", None) or config.eos_token_id
         self.eos = frozenset([eos] if isinstance(eos, int) else eos or ())
         self._model = model.eval().requires_grad_(False)
-        self.weights = WeightSets(model, resident)
+        self.weights = WeightSets(model, resident, dtype)
 
     @classmethod
-    def load(cls, folder: Path, resident: int) -> "ServedModel":
-        """Load a model folder (safetensors, fp32).
+    def load(cls, folder: Path, resident: int, precision: Precision = "auto") -> "ServedModel":
+        """Load a model folder (safetensors).
 
         Raises:
             PermanentError: there is no model in it.
@@ -53,7 +55,8 @@ class ServedModel:
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION, local_files_only=True, use_safetensors=True
         )
-        return cls(model, resident)
+        dtype = torch.bfloat16 if takes_bfloat16(precision, torch.cpu.get_capabilities()) else torch.float32
+        return cls(model, resident, dtype)
 
     @torch.inference_mode()
     def forward(self, adapter: str, ids: list[int], lanes: Lanes, layout: Layout, wanted: list[int]) -> torch.Tensor:

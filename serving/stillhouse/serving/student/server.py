@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 from tokenizers import Tokenizer
 
+from stillhouse.schemas.precision import Precision
 from stillhouse.serving.student.adapters import Adapter, AdapterNotFoundError, AdapterRefusedError, base_identity, read_adapter
 from stillhouse.serving.student.catalog import Catalog, Served
 from stillhouse.serving.student.engine import Engine
@@ -31,16 +32,25 @@ class StudentServer:
         limits: the scheduler's bounds.
         kv_bytes: bytes of keys and values kept for later requests.
         resident: adapters whose weights are held merged.
+        precision: of matrix products.
 
     Raises:
         PermanentError: the folder holds no model that can be served.
     """
 
     def __init__(
-        self, folder: Path, *, students: Path | None, name: str | None = None, limits: Limits, kv_bytes: int, resident: int
+        self,
+        folder: Path,
+        *,
+        students: Path | None,
+        name: str | None = None,
+        limits: Limits,
+        kv_bytes: int,
+        resident: int,
+        precision: Precision = "auto",
     ) -> None:
         self.metrics = Metrics()
-        model = ServedModel.load(folder, resident)
+        model = ServedModel.load(folder, resident, precision)
         self.engine = Engine(model, limits, kv_bytes, on_step=lambda rows, _: self.metrics.rows.observe(rows))
         self.catalog = Catalog(folder, name, model.context, model.eos)
         self.loop = ModelLoop(self.engine)

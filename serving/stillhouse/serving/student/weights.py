@@ -27,29 +27,33 @@ class Packed:
 
     weight: torch.Tensor
     packed: bool
+    dtype: torch.dtype
 
     @classmethod
-    def of(cls, weight: torch.Tensor) -> "Packed":
-        """Pack a weight. Packing copies."""
-        if can_pack() and weight.device.type == "cpu" and weight.dtype == torch.float32:
-            return cls(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT), True)
-        return cls(weight, False)
+    def of(cls, weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> "Packed":
+        """Pack a weight, to multiply in `dtype`. Packing copies."""
+        weight = weight.to(dtype)
+        if can_pack() and weight.device.type == "cpu":
+            return cls(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT), True, dtype)
+        return cls(weight, False, dtype)
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """`x` (…, in) times the weight, plus the bias."""
+        """`x` (…, in) times the weight, plus the bias; as `x` in its precision."""
+        given, x = x.dtype, x.to(self.dtype)
+        bias = bias if bias is None else bias.to(self.dtype)
         if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")  # type: ignore[no-any-return]
-        return F.linear(x, self.weight, bias)
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "").to(given)  # type: ignore[no-any-return]
+        return F.linear(x, self.weight, bias).to(given)
 
 
 class SwapLinear(torch.nn.Module):
     """A linear layer with the weight of whichever adapter is in use."""
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    def __init__(self, linear: torch.nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.bias = linear.bias
         self.base = linear.weight
-        self.current = self.base_packed = Packed.of(linear.weight.data)
+        self.current = self.base_packed = Packed.of(linear.weight.data, dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` (…, in) to (…, out)."""
@@ -62,18 +66,19 @@ class WeightSets:
     Args:
         model: a model; its linear layers are replaced.
         resident: adapters whose weights are held merged at once.
+        dtype: in which the layers multiply; adapters are merged in float32 first, and everything between two layers stays float32.
     """
 
-    def __init__(self, model: torch.nn.Module, resident: int) -> None:
+    def __init__(self, model: torch.nn.Module, resident: int, dtype: torch.dtype = torch.float32) -> None:
         self.merges = 0
-        self.resident = resident
+        self.resident, self.dtype = resident, dtype
         self.linears: dict[str, SwapLinear] = {}
         self._deltas: dict[str, Deltas] = {}
         self._merged: OrderedDict[str, dict[str, Packed]] = OrderedDict()
         self._in_use = ""
         for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]:
             parent, _, leaf = name.rpartition(".")
-            self.linears[name] = SwapLinear(module)
+            self.linears[name] = SwapLinear(module, dtype)
             setattr(model.get_submodule(parent), leaf, self.linears[name])
 
     @property
@@ -110,6 +115,6 @@ class WeightSets:
             while len(self._merged) >= self.resident:
                 self._merged.popitem(last=False)
             self.merges += 1
-            self._merged[adapter] = {n: Packed.of(self.linears[n].base.data + d) for n, d in self._deltas[adapter]()}
+            self._merged[adapter] = {n: Packed.of(self.linears[n].base.data + d, self.dtype) for n, d in self._deltas[adapter]()}
         self._merged.move_to_end(adapter)
         return self._merged[adapter]
