@@ -112,7 +112,7 @@ class Demo:
         rates = list(story.jobs.values())[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
         families = window.families or FAMILIES
         weights = family_weights(rates, FAMILIES, window.floor) if rates is not None else dict.fromkeys(families, 1.0)
-        tasks = make_tasks("train", window.runs, self.seed, families=families, weights=weights, name=f"window-{number}")
+        tasks = make_tasks("train", window.runs, self.seed, families=families, weights=weights if rates is not None else None, name=f"window-{number}")
         save_tasks(self.tasks_file, tasks)
         with phases.phase(f"collect {number}") as news:
             spool = loaded.config.state_dir("spool")
