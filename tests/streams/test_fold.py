@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from stillhouse.schemas.events import (
 from stillhouse.schemas.fold import ERASED, fold
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.trajectory import Status
-from tests.support.events import event, feedback, step, trajectory
+from tests.support.events import STUDENT, TEACHER, event, fallback, feedback, step, trajectory
 
 TOOL = Message(role="tool", tool_call_id="c0-0", content="yes")
 USER = Message(role="user", content="and now?")
@@ -33,8 +34,9 @@ def _any_event() -> st.SearchStrategy[AgentEvent]:
     index = st.one_of(st.none(), st.integers(0, 4))
     message = st.sampled_from([TOOL, USER, Message(role="tool", tool_call_id="c1-0", content="no")])
     messages = st.lists(message, max_size=3).map(tuple)
+    errors = st.sampled_from([None, "timeout", "format: no call"])
     bodies = st.one_of(
-        st.builds(lambda i, s, o: step(i, state=s, observation=o), index, messages, messages),
+        st.builds(lambda i, s, o, e: step(i, state=s, observation=o, error=e), index, messages, messages, errors),
         st.builds(TrajectoryStarted, attempt=st.integers(1, 3)),
         st.builds(TrajectoryEnded, steps=index, outcome=st.sampled_from(Outcome)),
         st.builds(
@@ -55,6 +57,7 @@ def _any_event() -> st.SearchStrategy[AgentEvent]:
         trajectory_id=st.just("t"),
         occurred_at=st.integers(0, 6),
         body=bodies,
+        policy=st.sampled_from([STUDENT, TEACHER, Policy()]),
     )
 
 
@@ -235,3 +238,17 @@ def test_policies_are_listed_and_the_first_assignment_counts() -> None:
     found = fold(events)
     assert [p.role for p in found.policies] == [PolicyRole.STUDENT, PolicyRole.TEACHER]
     assert found.assignment == arms[0]
+
+
+def test_a_students_failed_answers_are_kept_behind_the_teachers() -> None:
+    plain = trajectory(1)
+    found = fold([*plain, fallback(1, 1), fallback(1, 2, "timeout")])
+    assert (found.superseded, found.malformed) == (2, 1)
+    assert found.policies == (TEACHER, STUDENT)
+    assert found.steps == fold(plain).steps
+
+
+def test_a_students_action_that_a_retry_replaced_is_no_failure() -> None:
+    good = msgspec.structs.replace(event(step(1, 3), 1, at=1, suffix="first"), policy=STUDENT)
+    found = fold([*trajectory(1), good])
+    assert (found.superseded, found.malformed, found.policies) == (1, 0, (TEACHER,))

@@ -1,5 +1,6 @@
 """The pure parts of ingest: grouping and commits, limits, watermarks, scores."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +11,9 @@ from stillhouse.streams.ingest.limits import RatioLimit
 from stillhouse.streams.ingest.open import Entry, OpenTrajectories
 from stillhouse.streams.ingest.partitions import Partitions
 from stillhouse.streams.ingest.records import Arrived
+from stillhouse.streams.ingest.rows import Read, facts_of, row_of
 from stillhouse.streams.score import score
-from tests.support.events import event, step, trajectory
+from tests.support.events import event, fallback, step, trajectory
 
 BIG = 1 << 40
 
@@ -123,3 +125,12 @@ def test_scores_count_what_the_trajectory_itself_shows() -> None:
     found = score(fold(event(body, at=at) for at, body in enumerate(bodies)))
     assert (found.steps, found.error_steps, found.repeated_calls, found.format_errors) == (6, 4, 1, 1)
     assert (found.input_tokens, found.output_tokens) == (600, 60)
+
+
+def test_a_students_format_error_counts_whether_the_teacher_answered_or_nobody() -> None:
+    broken_off = msgspec.structs.replace(fallback(1, 3, at=9), event_id="alone")
+    ended = trajectory(1)[:-1]
+    found = score(fold([*ended, fallback(1, 1), broken_off]))
+    assert (found.steps, found.format_errors) == (4, 2)
+    facts = facts_of(row_of(fold([*ended, fallback(1, 1)]), [], None, Read(0, 0, 0, 0), slow_ms=1.0, stored_at=0))
+    assert (facts.scores.format_errors, [p.role.value for p in facts.policies]) == (1, ["teacher", "student"])

@@ -19,7 +19,7 @@ from stillhouse.streams.ingest.steps import Step
 from stillhouse.streams.instruments import Instruments
 from stillhouse.streams.maintenance import Maintainer
 from stillhouse.streams.settings import IngestSettings
-from tests.support.events import feedback, step, trajectory
+from tests.support.events import fallback, feedback, step, trajectory
 from tests.support.ingest import expected_hash
 
 
@@ -74,6 +74,7 @@ def _one_life(sink: Sink, log: list[list[Arrived]], committed: list[int], rng: r
 
 def test_thirty_permutations_with_duplicates_feedback_and_kills_give_one_table_hash(tmp_path: Path) -> None:
     events = [e for n in range(8) for e in [*trajectory(n, steps=2), feedback(n, Outcome.FAILURE)]]
+    events += [fallback(n, 1) for n in range(0, 8, 2)]
     events.append(AgentEvent(event_id="late", tenant="acme", trajectory_id="t-1", occurred_at=events[0].occurred_at + 70, body=step(1, 9)))
     wanted, seen = expected_hash(tmp_path / "expected", events), set()
     for seed in range(30):
@@ -84,6 +85,8 @@ def test_thirty_permutations_with_duplicates_feedback_and_kills_give_one_table_h
         _ingest(store, _log(shuffled), rng, kills=3)
         seen.add(store.table_hash())
     assert seen == {wanted}
+    errors = {row["key"]: row["format_errors"] for row in store.trajectories()}
+    assert errors == {f"acme/t-{n}": int(n % 2 == 0) for n in range(8)}
 
 
 def _units(*runs: Iterable[AgentEvent]) -> list[sink_module.Unit]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from stillhouse.schemas.events import (
     AgentEvent,
     FeedbackGiven,
@@ -17,6 +19,7 @@ from stillhouse.schemas.events import (
 )
 from stillhouse.schemas.messages import Message, ToolCall
 
+STUDENT = Policy(role=PolicyRole.STUDENT, model="student-1-abcdef01")
 TEACHER = Policy(role=PolicyRole.TEACHER, model="big", version="1")
 
 
@@ -32,6 +35,15 @@ def event(body: object, number: int = 0, name: str = "t", at: int = 0, tenant: s
         agent="desk",
         policy=TEACHER,
     )
+
+
+def fallback(
+    number: int, index: int, error: str = "format: no call", at: int | None = None, name: str = "t", tenant: str = "acme"
+) -> AgentEvent:
+    """A student's failed answer to a step, of the moment before the teacher's."""
+    body = StepTaken(index=index, action=Message(role="assistant", content="{oops"), error=error)
+    failed = event(body, number, name, index if at is None else at, tenant, suffix="failed")
+    return msgspec.structs.replace(failed, policy=STUDENT)
 
 
 def step(index: int | None, order: int = 0, **changes: object) -> StepTaken:

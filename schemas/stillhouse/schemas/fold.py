@@ -8,10 +8,19 @@ from typing import Any
 
 from stillhouse.schemas.errors import PermanentError, UsageError
 from stillhouse.schemas.event_set import EventSet, content_hash, event_set
-from stillhouse.schemas.events import AgentEvent, Assignment, FeedbackGiven, Policy, StepTaken, TrajectoryEnded, TrajectoryStarted
+from stillhouse.schemas.events import (
+    AgentEvent,
+    Assignment,
+    FeedbackGiven,
+    Policy,
+    PolicyRole,
+    StepTaken,
+    TrajectoryEnded,
+    TrajectoryStarted,
+)
 from stillhouse.schemas.fold_feedback import decide, judgements
 from stillhouse.schemas.messages import Message
-from stillhouse.schemas.trajectory import Status, Step, Trajectory
+from stillhouse.schemas.trajectory import Status, Step, Trajectory, is_malformed
 
 ERASED = "erased"
 """The `status_reason` of what is left of a trajectory whose subject asked to be forgotten."""
@@ -52,6 +61,7 @@ def fold_set(members: EventSet, *, erased: Callable[[str], bool] | None = None) 
         return tombstone(first.key, first.tenant, first.trajectory_id, start.subject)
     end = ends[-1][1] if ends else None
     placed, indexed = _place(steps)
+    failed = _failed(steps, placed)
     status, reason = _status(placed, end, indexed)
     words = judgements(feedback)
     outcome, source, reward = decide(words, end)
@@ -74,11 +84,12 @@ def fold_set(members: EventSet, *, erased: Callable[[str], bool] | None = None) 
         resume_step=begun.resume_step,
         environment=begun.environment,
         subject=begun.subject,
-        policies=_policies([event for _, event, _ in placed] or events),
+        policies=_policies([*(event for _, event, _ in placed), *(event for event, _ in failed)] or events),
         assignment=_assignment(events),
         steps=_steps(placed),
         # Whatever did not count: other places' losers, and other versions of one event.
         superseded=len(members) - len(events) + len(steps) - len(placed) + max(0, len(starts) - 1) + max(0, len(ends) - 1),
+        malformed=sum(is_malformed(event.policy, step.error) for event, step in failed),
         outcome=outcome,
         outcome_source=source,
         reward=reward,
@@ -140,6 +151,18 @@ def _place(steps: list[tuple[AgentEvent, StepTaken]]) -> tuple[list[Placed], boo
             merged.append(timed.pop(0))
         merged.append((event, step))
     return [(place, event, step) for place, (event, step) in enumerate(merged + timed)], False
+
+
+def _failed(steps: list[tuple[AgentEvent, StepTaken]], placed: list[Placed]) -> list[tuple[AgentEvent, StepTaken]]:
+    """A student's failed steps that another answer took the place of: they happened, though no row has them."""
+    if len(steps) == len(placed):
+        return []
+    stand = {event.event_id for _, event, _ in placed}
+    return [
+        (event, step)
+        for event, step in steps
+        if event.event_id not in stand and event.policy.role is PolicyRole.STUDENT and step.error is not None
+    ]
 
 
 def _status(placed: list[Placed], end: TrajectoryEnded | None, indexed: bool) -> tuple[Status, str]:
@@ -216,7 +239,7 @@ def _agent(events: Sequence[AgentEvent], starts: list[tuple[AgentEvent, Trajecto
 
 
 def _policies(events: Sequence[AgentEvent]) -> tuple[Policy, ...]:
-    """Each policy once, in the order of first appearance."""
+    """Each policy once: those of the steps in their order, then those that only failed."""
     found: list[Policy] = []
     for event in events:
         if (not found or event.policy is not found[-1]) and event.policy not in found:

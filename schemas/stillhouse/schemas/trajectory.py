@@ -4,8 +4,11 @@ from enum import StrEnum
 
 import msgspec
 
-from stillhouse.schemas.events import Assignment, Outcome, Policy, Task, Usage
+from stillhouse.schemas.events import Assignment, Outcome, Policy, PolicyRole, Task, Usage
 from stillhouse.schemas.messages import Message
+
+FORMAT_ERROR = "format:"
+"""What the error of a step begins with whose policy wrote no action of its grammar."""
 
 
 class Status(StrEnum):
@@ -33,6 +36,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str | None = None
 
 
+def is_malformed(policy: Policy, error: str | None) -> bool:
+    """Whether a step is a student's that wrote no action of its grammar: the gateway's word for it (`format: …`)."""
+    return policy.role is PolicyRole.STUDENT and error is not None and error.startswith(FORMAT_ERROR)
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One source's own latest, unretracted word."""
 
@@ -48,7 +56,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The whole of one run. A pure function of the set of its events.
 
     `revision` is the number of distinct events folded, `content` their hash (hex). `status_reason` names the gap or the failure.
-    `superseded` counts steps that another event for the same index replaced.
+    `superseded` counts steps that another event for the same index replaced; `malformed` those of them in which a student wrote no
+    action of its grammar, whoever answered in its place.
     """
 
     key: str
@@ -72,6 +81,7 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     assignment: Assignment | None = None
     steps: tuple[Step, ...] = ()
     superseded: int = 0
+    malformed: int = 0
     outcome: Outcome = Outcome.UNKNOWN
     outcome_source: str = ""
     reward: float | None = None

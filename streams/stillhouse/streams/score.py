@@ -6,19 +6,23 @@ import msgspec
 
 from stillhouse.schemas.facts import Scores
 from stillhouse.schemas.messages import Message, ToolCall
-from stillhouse.schemas.trajectory import Step, Trajectory
+from stillhouse.schemas.trajectory import Step, Trajectory, is_malformed
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 def score(trajectory: Trajectory) -> Scores:
-    """Count steps, error steps, repeated calls, format errors and tokens."""
+    """Count steps, error steps, repeated calls, format errors and tokens.
+
+    Format errors are also a student's that the teacher answered in its place: they are its arm's, though the row's step is the teacher's.
+    """
     seen: set[tuple[str, bytes]] = set()
-    errors = repeated = malformed = tokens_in = tokens_out = 0
+    errors = repeated = tokens_in = tokens_out = 0
+    malformed = trajectory.malformed
     for step in trajectory.steps:
         errors += is_error(step)
+        malformed += _malformed(step)
         for call in step.action.tool_calls:
-            malformed += call.raw_arguments is not None
             said = (call.name, _arguments(call))
             repeated += said in seen
             seen.add(said)
@@ -37,6 +41,12 @@ def score(trajectory: Trajectory) -> Scores:
 def is_error(step: Step) -> bool:
     """Whether the step failed: by its own word, or because a tool answered with an error."""
     return step.error is not None or any(message.role == "tool" and _says_error(message) for message in step.observation)
+
+
+def _malformed(step: Step) -> int:
+    """How many of its actions could not be read: calls whose arguments are no JSON, else the whole of a student's reply."""
+    calls = sum(call.raw_arguments is not None for call in step.action.tool_calls)
+    return calls or is_malformed(step.policy, step.error)
 
 
 def _says_error(message: Message) -> bool:

@@ -23,6 +23,7 @@ from stillhouse.schemas.events import (
 from stillhouse.schemas.keys import split_key
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.openai import message_from_openai
+from stillhouse.schemas.trajectory import FORMAT_ERROR
 from stillhouse.serving.gateway.backend import Call, Reply
 from stillhouse.serving.gateway.identity import new_messages
 from stillhouse.serving.gateway.memory import Run
@@ -122,7 +123,7 @@ def student_answer(student: str, reply: Reply, cost_micro_usd: int) -> Answer:
         message=message_of({"role": "assistant"} | reply.message),
         usage=Usage(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens, cached_tokens=reply.cached_tokens),
         cost_micro_usd=cost_micro_usd,
-        error=f"format: {reply.format_error}" if reply.format_error else None,
+        error=f"{FORMAT_ERROR} {reply.format_error}" if reply.format_error else None,
     )
 
 
