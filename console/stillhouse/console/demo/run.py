@@ -12,7 +12,8 @@ from stillhouse.console.demo.evaluation import Evaluated, evaluate_all
 from stillhouse.console.demo.phases import Phases
 from stillhouse.console.demo.settings import DemoSettings, DemoWindow, as_toml
 from stillhouse.console.demo.teacher import Teacher, part, stand_in
-from stillhouse.console.stack.parts import ANY_PORT, parts_of
+from stillhouse.console.stack.local import parts_of
+from stillhouse.console.stack.parts import ANY_PORT
 from stillhouse.console.stack.stack import Stack, StackEvent
 from stillhouse.examples.order_desk.replay import save_tasks
 from stillhouse.examples.order_desk.tasks import FAMILIES, make_tasks
@@ -112,7 +113,8 @@ class Demo:
         rates = list(story.jobs.values())[-1]["evaluation"]["failure_rates"] if window.by_failures and story.jobs else None
         families = window.families or FAMILIES
         weights = family_weights(rates, FAMILIES, window.floor) if rates is not None else dict.fromkeys(families, 1.0)
-        tasks = make_tasks("train", window.runs, self.seed, families=families, weights=weights if rates is not None else None, name=f"window-{number}")
+        drawn = weights if rates is not None else None  # the first tasks are taken in turn
+        tasks = make_tasks("train", window.runs, self.seed, families=families, weights=drawn, name=f"window-{number}")
         save_tasks(self.tasks_file, tasks)
         with phases.phase(f"collect {number}") as news:
             spool = loaded.config.state_dir("spool")
