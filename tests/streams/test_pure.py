@@ -133,4 +133,5 @@ def test_a_students_format_error_counts_whether_the_teacher_answered_or_nobody()
     found = score(fold([*ended, fallback(1, 1), broken_off]))
     assert (found.steps, found.format_errors) == (4, 2)
     facts = facts_of(row_of(fold([*ended, fallback(1, 1)]), [], None, Read(0, 0, 0, 0), slow_ms=1.0, stored_at=0))
+    assert facts.occurred_at - facts.first_occurred_at == 3
     assert (facts.scores.format_errors, [p.role.value for p in facts.policies]) == (1, ["teacher", "student"])

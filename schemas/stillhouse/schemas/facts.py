@@ -19,7 +19,10 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrajectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One revision of a row, without text, with the values it replaced. Times are microseconds since the epoch."""
+    """One revision of a row, without text, with the values it replaced. Times are microseconds since the epoch.
+
+    `first_occurred_at` and `occurred_at` are those of the trajectory's first and last event.
+    """
 
     key: str
     tenant: str
@@ -50,6 +53,12 @@ class TrajectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: int = 0
     appended_at: int = 0
     stored_at: int = 0
+    first_occurred_at: int = 0
+
+    @property
+    def started_at(self) -> int:
+        """When it began: an outcome that comes late makes it no younger. What 1.0.0 wrote says only when it was last heard of."""
+        return self.first_occurred_at or self.occurred_at
 
 
 class Watermark(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,6 +94,20 @@ def test_what_begins_after_the_horizon_does_not_count() -> None:
     assert after(facts(), late)[0].of(Arm.CANARY).of(Metric.SUCCESS) == Moments.of(1.0)
 
 
+def test_a_late_outcome_makes_a_unit_no_younger() -> None:
+    """The horizon is of its start: feedback that comes after it must not begin it anew."""
+    made = book()
+    made.observe(facts(first_occurred_at=1000, occurred_at=5000))
+    assert made.look(1100)[0].of(Arm.CANARY).matured == 1
+
+
+def test_the_trajectory_that_began_first_says_arm_and_epoch_though_it_ended_last() -> None:
+    first = facts(first_occurred_at=1000, occurred_at=1090)
+    later = facts("t/2", arm="champion", epoch=1, first_occurred_at=1010, occurred_at=1020)
+    one, other = after(later, first)
+    assert (one.of(Arm.CANARY).matured, other.of(Arm.CHAMPION).assigned) == (1, 0)
+
+
 def test_a_later_revision_replaces_an_earlier_one() -> None:
     unknown, known = facts(outcome=Outcome.UNKNOWN), facts(revision=2)
     made = book()

@@ -90,6 +90,16 @@ def test_history_is_what_the_references_did() -> None:
     assert traffic.history(NOON + 100 * SECOND, 10**15, 30, None).of(Arm.CHAMPION).judged == 0
 
 
+def test_history_counts_a_unit_from_its_beginning_not_from_its_outcome() -> None:
+    traffic = Traffic(TERMS)
+    began = {"first_occurred_at": NOON, "revision": 3}
+    traffic.observe(facts_of("u", assigned("u", Arm.TEACHER), NOON + 9 * SECOND, good=True, **began))
+    found = traffic.history(NOON + 9 * SECOND, 10**15, 30, None)
+    assert found.of(Arm.TEACHER).judged == 1
+    assert found.units_per_day == pytest.approx(86_400 / 9)
+    assert traffic.history(NOON + 9 * SECOND, 5 * SECOND, 30, None).units_per_day == 0
+
+
 @given(st.permutations(range(8)), st.integers(0, 8))
 def test_traffic_does_not_depend_on_the_order_or_on_when_the_canary_was_heard_of(order: list[int], heard: int) -> None:
     """Facts may be read before the record of their own epoch, again, and out of order."""

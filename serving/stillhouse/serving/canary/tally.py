@@ -90,7 +90,7 @@ class _Entry:
         self.counted = ArmTally()
 
     def first(self) -> TrajectoryFacts:
-        return min(self.facts.values(), key=lambda facts: (facts.occurred_at, facts.key))
+        return min(self.facts.values(), key=lambda facts: (facts.started_at, facts.key))
 
 
 class Book:
@@ -157,11 +157,11 @@ class Book:
         entry.place = self._place(name, entry.first())
         if entry.place is None:
             return
-        start = entry.first().occurred_at
+        start = entry.first().started_at
         matured = start + self._horizon <= self._watermark
         if not matured:
             heappush(self._young, (start + self._horizon, name))
-        within = [facts for facts in entry.facts.values() if facts.occurred_at <= start + self._horizon]
+        within = [facts for facts in entry.facts.values() if facts.started_at <= start + self._horizon]
         entry.counted = tally_of(sum((unit_of(facts, self._scales) for facts in within), Unit()), self._scales, matured=matured)
         self._move(entry.place, entry.counted, add=True)
 

@@ -168,10 +168,10 @@ def _units(every: Iterable[TrajectoryFacts], since: int, scales: Scales) -> dict
     found: dict[str, tuple[Arm, int, Unit]] = {}
     for facts in every:
         assigned = facts.assignment
-        if assigned is None or assigned.arm not in set(Arm) or facts.occurred_at < since:
+        if assigned is None or assigned.arm not in set(Arm) or facts.started_at < since:
             continue
         name, arm = f"{assigned.experiment}/{assigned.unit}", Arm(assigned.arm)
         known = found.get(name)
-        first = facts.occurred_at if known is None else min(known[1], facts.occurred_at)
+        first = facts.started_at if known is None else min(known[1], facts.started_at)
         found[name] = (arm, first, unit_of(facts, scales) + (known[2] if known else Unit()))
     return found

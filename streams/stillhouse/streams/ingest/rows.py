@@ -186,4 +186,5 @@ def facts_of(row: Row) -> TrajectoryFacts:
         occurred_at=row["last_occurred_at"] or 0,
         appended_at=row["appended_at"] or 0,
         stored_at=row["stored_at"] or 0,
+        first_occurred_at=row["first_occurred_at"] or 0,
     )
