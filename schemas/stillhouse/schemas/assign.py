@@ -20,6 +20,9 @@ class Arm(StrEnum):
     CANARY = "canary"
 
 
+_ARMS = {arm.value: arm for arm in Arm}
+
+
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
     """Shares of a route's units; the teacher has what the others leave, the holdback included.
 
@@ -75,6 +78,20 @@ def position(unit: str, salt: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
+HOLDBACK = "holdback"
+"""Another name for the teacher's arm, of units that are the teacher's for ever."""
+
+
+def arm_of(name: str) -> Arm | None:
+    """The arm that `Assignment.arm` names; None for a name that is none."""
+    return Arm.TEACHER if name == HOLDBACK else _ARMS.get(name)
+
+
+def held_back(unit: str, shares: Shares) -> bool:
+    """Whether a unit is the teacher's for ever: no experiment's draw, whatever its salt."""
+    return shares.holdback > 0 and position(unit, f"{HOLDBACK}/{shares.route}") < shares.holdback
+
+
 def assign(unit: str, salt: str, shares: Shares) -> Arm:
     """The arm of a unit. The first answer is stored with the unit; later stages do not move it.
 
@@ -83,7 +100,7 @@ def assign(unit: str, salt: str, shares: Shares) -> Arm:
         salt: the experiment's, new for each canary.
         shares: the allocation of the current stage.
     """
-    if shares.holdback > 0 and position(unit, f"holdback/{shares.route}") < shares.holdback:
+    if held_back(unit, shares):
         return Arm.TEACHER
     # The experiment divides what the holdback leaves: canary from the left, teacher from the right, so both only grow.
     place = position(unit, f"experiment/{salt}") * (1 - shares.holdback)

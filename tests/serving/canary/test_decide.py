@@ -43,7 +43,8 @@ def experiment(*, champion: bool = True, version: int = 1, units_per_day: float 
 
 
 def look(planned: Experiment, stage: int, arms: Mapping[Arm, ArmTally], *, age: float = 7200, trip: Trip | None = None) -> Look:
-    epoch = EpochTally(epoch=stage, stage=stage, shares=planned.shares(stage), arms=dict(arms))
+    drawn = msgspec.structs.replace(planned.shares(stage), holdback=0.0)
+    epoch = EpochTally(epoch=stage, stage=stage, shares=drawn, arms=dict(arms))
     return Look(stage=stage, epochs=(epoch,), now=1000 + age, started=1000, stage_started=1000, trip=trip)
 
 
@@ -160,6 +161,26 @@ def test_units_of_an_earlier_stage_do_not_advance_this_one() -> None:
     before = look(planned, 0, {Arm.CANARY: arm(100, 90), Arm.CHAMPION: arm(9700, 8730), Arm.TEACHER: arm(200, 180)})
     assert said(decide(planned, before)) == ("advance", "safe")
     assert said(decide(planned, msgspec.structs.replace(before, stage=1))) == ("hold", "no_data")
+
+
+def test_units_held_back_for_ever_are_no_part_of_the_sample_ratio_but_of_the_reference() -> None:
+    """Of a route's few users far more than their share may happen to be held back, through all its experiments."""
+    planned = experiment(champion=False)
+    held, drawn = arm(900, 810), arm(2000, 1800)
+    epoch = EpochTally(
+        epoch=LAST,
+        stage=LAST,
+        shares=planned.shares(LAST),
+        arms={Arm.CANARY: arm(2083, 1875, cost=0.6), Arm.TEACHER: drawn + held},
+        held=held,
+    )
+    decision = decide(planned, Look(stage=LAST, epochs=(epoch,), now=8200, started=1000, stage_started=1000))
+    assert decision.evidence.ratio_assigned.units == decision.evidence.ratio_judged.units == 4083
+    assert abs(decision.evidence.ratio_assigned.excess) < 1
+    assert decision.evidence.tests[0].control == 2900
+    unseen = msgspec.structs.replace(epoch, held=ArmTally())
+    blind = decide(planned, Look(stage=LAST, epochs=(unseen,), now=8200, started=1000, stage_started=1000))
+    assert said(blind) == ("hold", "sample_ratio")
 
 
 def test_a_broken_sample_ratio_holds_and_still_rolls_back() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.schemas.assign import Arm, stage_shares
+from stillhouse.schemas.assign import Arm, held_back, stage_shares
 from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.events import Assignment, Outcome
 from stillhouse.schemas.facts import Scores, TrajectoryFacts
@@ -126,6 +126,18 @@ def test_facts_of_others_are_ignored_and_broken_assignments_counted() -> None:
     made.observe(facts("t/4", unit="u4", epoch=7))
     assert all(not epoch.arms for epoch in made.look(10_000))
     assert made.excluded == {"unknown_arm": 1, "unknown_epoch": 1}
+
+
+def test_the_permanent_holdback_is_the_teachers_and_told_apart() -> None:
+    shares = stage_shares(0.1, champion=True, last=False)
+    kept = next(f"u{n}" for n in range(1000) if held_back(f"u{n}", shares))
+    drawn = next(f"u{n}" for n in range(1000) if not held_back(f"u{n}", shares))
+    found = after(facts("t/1", kept, "teacher"), facts("t/2", drawn, "teacher"), facts("t/3", "v", "holdback"), facts("t/4", "w"))[0]
+    assert (found.of(Arm.TEACHER).matured, found.held.matured, found.of(Arm.CANARY).matured) == (3, 2, 1)
+    made = book()
+    for revision in (1, 2):
+        made.observe(facts("t/1", kept, "teacher", revision=revision))
+    assert made.look(10_000)[0].held.assigned == 1 and made.excluded == {}
 
 
 def test_an_epoch_has_one_allocation() -> None:

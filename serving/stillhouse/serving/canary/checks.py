@@ -41,8 +41,19 @@ def sample_ratio(epochs: Iterable[tuple[int, int, float]], rho: float, alpha: fl
 
 
 def unit_ratio(experiment: Experiment, epochs: Iterable[EpochTally], count: Callable[[ArmTally], int]) -> SampleRatio:
-    """The sample ratio of the units that `count` counts in each arm."""
-    counts = [(count(epoch.of(Arm.CANARY)), sum(count(epoch.of(arm)) for arm in Arm), epoch.shares.canary) for epoch in epochs]
+    """The sample ratio of the units that `count` counts in each arm.
+
+    The permanent holdback is left out, and the canary's share is of what it leaves: its units are not drawn anew for an experiment, so
+    how many of a route's users it happens to hold says nothing about this experiment's draw.
+    """
+    counts = [
+        (
+            count(epoch.of(Arm.CANARY)),
+            sum(count(epoch.of(arm)) for arm in Arm) - count(epoch.held),
+            epoch.shares.canary / (1 - epoch.shares.holdback),
+        )
+        for epoch in epochs
+    ]
     return sample_ratio(counts, experiment.ratio_rho, experiment.settings.ratio_alpha)
 
 

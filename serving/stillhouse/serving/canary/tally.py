@@ -1,10 +1,11 @@
 """Sums per epoch and arm, and the book that folds trajectories into them. No clock: the watermark says how far the log was read."""
 
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 import msgspec
 
-from stillhouse.schemas.assign import Arm, Shares
+from stillhouse.schemas.assign import HOLDBACK, Arm, Shares, arm_of, held_back
 from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.facts import TrajectoryFacts
 from stillhouse.serving.canary.cost import Money
@@ -61,12 +62,21 @@ class ArmTally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpochTally(msgspec.Struct, frozen=True, kw_only=True):
-    """A period of one allocation: its number, the stage it belongs to (0 is the first), its shares and its arms."""
+    """A period of one allocation.
+
+    Args:
+        epoch: its number.
+        stage: that it belongs to, 0 is the first.
+        shares: of its units.
+        arms: the units of each; the permanent holdback is among the teacher's, whose concurrent reference it is.
+        held: the permanent holdback alone: the same units in every experiment, so no part of what this one drew.
+    """
 
     epoch: int
     stage: int
     shares: Shares
     arms: dict[Arm, ArmTally] = msgspec.field(default_factory=dict)
+    held: ArmTally = ArmTally()
 
     def of(self, arm: Arm) -> ArmTally:
         """The units of one arm."""
@@ -81,12 +91,18 @@ def tally_of(unit: Unit, scales: Scales, *, matured: bool) -> ArmTally:
     return ArmTally(assigned=1, matured=1, judged=int(unit.judged > 0), moments=moments, money=money_of(unit))
 
 
+class _Place(NamedTuple):
+    epoch: int
+    arm: Arm
+    held: bool
+
+
 class _Entry:
     """What is known of one unit, and what of it is in the sums."""
 
     def __init__(self) -> None:
         self.facts: dict[str, TrajectoryFacts] = {}
-        self.place: tuple[int, Arm] | None = None
+        self.place: _Place | None = None
         self.counted = ArmTally()
 
     def first(self) -> TrajectoryFacts:
@@ -165,19 +181,26 @@ class Book:
         entry.counted = tally_of(sum((unit_of(facts, self._scales) for facts in within), Unit()), self._scales, matured=matured)
         self._move(entry.place, entry.counted, add=True)
 
-    def _place(self, name: str, first: TrajectoryFacts) -> tuple[int, Arm] | None:
+    def _place(self, name: str, first: TrajectoryFacts) -> _Place | None:
         """Epoch and arm of the first assignment, or None with the reason noted."""
         self._broken.pop(name, None)
-        if first.assignment is None or first.assignment.arm not in set(Arm):
+        assigned = first.assignment
+        arm = None if assigned is None else arm_of(assigned.arm)
+        if assigned is None or arm is None:
             self._broken[name] = "unknown_arm"
-        elif first.assignment.epoch not in self._epochs:
+        elif assigned.epoch not in self._epochs:
             self._broken[name] = "unknown_epoch"
         else:
-            return first.assignment.epoch, Arm(first.assignment.arm)
+            named = assigned.arm == HOLDBACK
+            return _Place(assigned.epoch, arm, named or (arm is Arm.TEACHER and held_back(name, self._epochs[assigned.epoch].shares)))
         return None
 
-    def _move(self, place: tuple[int, Arm], part: ArmTally, *, add: bool) -> None:
-        number, arm = place
-        epoch = self._epochs[number]
-        tally = epoch.of(arm) + part if add else epoch.of(arm) - part
-        self._epochs[number] = msgspec.structs.replace(epoch, arms={**epoch.arms, arm: tally})
+    def _move(self, place: _Place, part: ArmTally, *, add: bool) -> None:
+        epoch = self._epochs[place.epoch]
+
+        def moved(tally: ArmTally) -> ArmTally:
+            return tally + part if add else tally - part
+
+        arms = {**epoch.arms, place.arm: moved(epoch.of(place.arm))}
+        held = moved(epoch.held) if place.held else epoch.held
+        self._epochs[place.epoch] = msgspec.structs.replace(epoch, arms=arms, held=held)

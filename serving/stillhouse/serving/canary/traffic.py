@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from stillhouse.schemas.assign import Arm, Shares, stage_shares
+from stillhouse.schemas.assign import Arm, Shares, arm_of, stage_shares
 from stillhouse.schemas.facts import TrajectoryFacts, Watermark
 from stillhouse.schemas.route_state import RouteState
 from stillhouse.serving.canary.cost import Money
@@ -168,9 +168,10 @@ def _units(every: Iterable[TrajectoryFacts], since: int, scales: Scales) -> dict
     found: dict[str, tuple[Arm, int, Unit]] = {}
     for facts in every:
         assigned = facts.assignment
-        if assigned is None or assigned.arm not in set(Arm) or facts.started_at < since:
+        arm = None if assigned is None else arm_of(assigned.arm)
+        if assigned is None or arm is None or facts.started_at < since:
             continue
-        name, arm = f"{assigned.experiment}/{assigned.unit}", Arm(assigned.arm)
+        name = f"{assigned.experiment}/{assigned.unit}"
         known = found.get(name)
         first = facts.started_at if known is None else min(known[1], facts.started_at)
         found[name] = (arm, first, unit_of(facts, scales) + (known[2] if known else Unit()))

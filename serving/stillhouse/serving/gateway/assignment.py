@@ -1,6 +1,7 @@
 """Who answers: the arm that a unit is assigned to, once, and the variant that serves an arm now. Pure."""
 
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -30,11 +31,37 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     student: str | None
 
 
+class _Settings(msgspec.Struct, frozen=True):
+    holdback: float | None = None
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """What of a canary's plan an allocation goes by."""
+
+    settings: _Settings = _Settings()
+
+
+@lru_cache(maxsize=256)  # every request asks, and a route's plan is the same for weeks
+def _planned_holdback(plan: str) -> float | None:
+    try:
+        return msgspec.json.decode(plan, type=_Plan).settings.holdback
+    except msgspec.MsgspecError:
+        return None
+
+
 def shares_of(state: RouteState, holdback: float) -> Shares:
-    """The allocation of a route as it is now."""
+    """The allocation of a route as it is now.
+
+    Args:
+        state: of the route.
+        holdback: as the settings say it. While a canary runs, the one that its plan froze stands: another would change the allocation
+            within an epoch, and the controller reckons with the frozen one.
+    """
     champion = state.champion is not None
     if state.canary is None:
         return idle_shares(champion=champion, holdback=holdback, route=state.route)
+    planned = _planned_holdback(state.plan)
+    holdback = holdback if planned is None else planned
     share = min(state.share, 1 - holdback)  # what no controller decides must not stop the teacher's traffic either
     return stage_shares(share, champion=champion, last=state.final, holdback=holdback, route=state.route)
 
