@@ -154,3 +154,10 @@ def metric(name: str) -> Metric:
         KeyError: it is not in the list.
     """
     return next(found for found in METRICS if found.name == name)
+    Metric("stillhouse_gateway_student_refused", "gauge", "1 when the last attestation refused a student.", ("route", "student")),
+    Metric(
+        "stillhouse_gateway_rollbacks_total",
+        "counter",
+        "Canaries that this gateway rolled back, by reason.",
+        ("route", "student", "reason"),
+    ),

@@ -20,6 +20,10 @@ NAME = re.compile(r"student-(\d+)-([0-9a-f]{8})")
 _ALLOWED = (".json", ".safetensors")
 
 
+class ChangedError(PermanentError):
+    """A student's files are there, and are not those that were registered: no copy that is still under way, but another student."""
+
+
 class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     """What a server needs of `manifest.json`.
 
@@ -92,7 +96,8 @@ def verify(folder: Path) -> StudentCard:
     """Compare a student's folder with its manifest.
 
     Raises:
-        PermanentError: a file is missing, new, changed or a pickle, or the folder was renamed.
+        ChangedError: a file is new or changed, or the manifest is another's.
+        PermanentError: a file is missing or a pickle, or the folder was renamed.
     """
     check_complete(folder)
     path = folder / MANIFEST
@@ -104,11 +109,12 @@ def verify(folder: Path) -> StudentCard:
         raise PermanentError(f"the folder of {card.name} was renamed", where=str(folder))
     named = NAME.fullmatch(card.name)
     if named is None or named[2] != manifest_hash8(path.read_bytes()):
-        raise PermanentError("the manifest is not the one that the student was registered with", where=str(path), fix="Do not serve it.")
+        raise ChangedError("the manifest is not the one that the student was registered with", where=str(path), fix="Do not serve it.")
     found = tree_hashes(folder, leave_out=(MANIFEST,))
     if found != card.files:
         changed = sorted({name for name, _ in set(found.items()) ^ set(card.files.items())})
-        raise PermanentError(f"not as it was registered: {', '.join(changed)}", where=str(folder), fix="Do not serve it.")
+        kind = ChangedError if found.keys() >= card.files.keys() else PermanentError
+        raise kind(f"not as it was registered: {', '.join(changed)}", where=str(folder), fix="Do not serve it.")
     return card
 
 

@@ -143,6 +143,10 @@ class FakeEngine:
     def ready(self, student: str) -> bool:
         return student in self.loaded and self.verdict is not Verdict.REFUSED
 
+    def refusal(self, student: str) -> Attestation | None:
+        refused = student in self.loaded and self.verdict is Verdict.REFUSED
+        return Attestation(verdict=self.verdict, reason="another's", numbers={"student": 0.7}) if refused else None
+
     async def close(self) -> None:
         self.loaded.clear()
 

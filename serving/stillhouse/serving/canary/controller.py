@@ -1,10 +1,12 @@
 """What a controller does with a route at one look: release, start, step, crown, roll back. Pure: state and traffic in, records out."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from stillhouse.schemas.assign import Arm
+from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.facts import CanaryVerdict, StudentStage, StudentState
 from stillhouse.schemas.route_state import RouteState
 from stillhouse.serving.canary import decide
@@ -137,6 +139,35 @@ def move(state: RouteState, decision: Decision, *, by: str, at: int, excluded: M
     )
     record = None if found is Verdict.HOLD else _next(state, found, reason, by, at)
     return Move(verdict=verdict, reason=reason, record=record)
+
+
+def wire(state: RouteState, trip: Trip, numbers: Mapping[str, Any], *, by: str, at: int) -> Move:
+    """What a wire writes that somebody else than the controller saw trip. It needs no sums, so it needs no controller.
+
+    Args:
+        state: with a canary.
+        trip: which wire.
+        numbers: what tripped it.
+        by: the author, as both records name it.
+        at: microseconds since the epoch.
+    """
+    assert state.canary is not None
+    try:
+        before, after = decide.budget(experiment_of(state), state.stage_index)
+    except (msgspec.MsgspecError, PermanentError):  # started by something that froze no plan: it goes all the same
+        before = after = 0.0
+    told = {"reason": trip.value, "experiment": state.experiment, "prev": state.offset, "by": by}
+    verdict = CanaryVerdict(
+        student=state.canary,
+        route=state.route,
+        verdict=Verdict.ROLLBACK.value,
+        epoch=state.epoch,
+        numbers=msgspec.json.encode(told | dict(numbers)).decode(),
+        alpha_before=before,
+        alpha_after=after,
+        decided_at=at,
+    )
+    return Move(verdict=verdict, reason=trip.value, record=_next(state, Verdict.ROLLBACK, trip.value, by, at))
 
 
 def _next(state: RouteState, verdict: Verdict, reason: str, by: str, at: int) -> StudentState:

@@ -207,7 +207,12 @@ def decide(experiment: Experiment, look: Look) -> Decision:
     """
     evidence = weigh(experiment, look)
     verdict, reason = _judge(experiment, look, evidence)
+    before, after = budget(experiment, look.stage)
+    return Decision(verdict=verdict, reason=reason, evidence=evidence, alpha_before=before, alpha_after=after)
+
+
+def budget(experiment: Experiment, stage: int) -> tuple[float, float]:
+    """The lifetime alpha that was spent before this version, and is spent after its present stage."""
     alpha = experiment.settings.alpha
     before = spent_alpha(alpha, experiment.version)
-    opened = lifetime_alpha(alpha, experiment.version) if experiment.is_last(look.stage) else 0.0
-    return Decision(verdict=verdict, reason=reason, evidence=evidence, alpha_before=before, alpha_after=before + opened)
+    return before, before + (lifetime_alpha(alpha, experiment.version) if experiment.is_last(stage) else 0.0)

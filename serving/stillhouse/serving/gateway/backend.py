@@ -152,6 +152,10 @@ class StudentEngine(Protocol):
         """Whether it is loaded, warmed and attested."""
         ...
 
+    def refusal(self, student: str) -> Attestation | None:
+        """The latest attestation when it refused the student, or found its files changed; None when there is no such."""
+        ...
+
     async def close(self) -> None:
         """Close connections and background work."""
         ...

@@ -10,6 +10,7 @@ import structlog
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.openai import message_to_openai
+from stillhouse.schemas.student_folder import ChangedError
 from stillhouse.serving.gateway.backend import Attestation, Call, ContextFullError, EngineError, OnText, Reply, Verdict
 from stillhouse.serving.gateway.engine_proof import prove
 from stillhouse.serving.gateway.engine_reply import Written, request_body, written
@@ -72,6 +73,11 @@ class HttpEngine:
         held = self._held.get(student)
         return held is not None and held.attested_at is not None
 
+    def refusal(self, student: str) -> Attestation | None:
+        """See `StudentEngine`."""
+        found = self.attestations.get(student)
+        return found if found is not None and found.verdict is Verdict.REFUSED else None
+
     async def reply(self, student: str, call: Call, on_text: OnText | None) -> Reply:
         """See `StudentEngine`."""
         began, held = self._clock(), self._held.get(student)
@@ -89,6 +95,8 @@ class HttpEngine:
             raise
         except EngineRefusedError as error:
             raise EngineError(f"the engine refuses the request: {error.what}", reason="upstream", where=self.url) from error
+        if student in self._refused:  # while it wrote: nobody knows whose words these are
+            raise EngineError(f"{student} was refused", reason="refused", where=self.url)
         if found.finish == "length" and limit == room and not found.shown:
             raise ContextFullError(f"the reply does not fit into the {room} tokens that are left of {held.context}", where=student)
         if found.finish not in ("stop", "length"):
@@ -107,7 +115,11 @@ class HttpEngine:
                 raise PermanentError(f"{student} was refused at this engine", where=self.url, fix=fix)
             listed = await self._wire.models()
             tokenizers = [Path(m.root) for m in listed if m.root and not m.parent]
-            found = await asyncio.to_thread(read_student, self._students, student, tokenizers)
+            try:
+                found = await asyncio.to_thread(read_student, self._students, student, tokenizers)
+            except ChangedError as error:
+                self.attestations[student] = Attestation(verdict=Verdict.REFUSED, reason=error.what)
+                raise
             await self._wire.load(student, found.folder)
             await self._check_listed(found)
             await self._warm(found)
@@ -188,9 +200,11 @@ class HttpEngine:
         if listed is None:
             raise EngineError(f"the engine loaded {name} and does not list it", reason="upstream", where=self.url)
         if listed.root and Path(listed.root).resolve() != student.folder:
+            what = f"the engine serves another folder as {name}"
             self._refused.add(name)
+            self.attestations[name] = Attestation(verdict=Verdict.REFUSED, reason=what)
             await self._wire.unload(name)
-            raise PermanentError(f"the engine serves another folder as {name}", where=listed.root, fix="Restart the engine.")
+            raise PermanentError(what, where=listed.root, fix="Restart the engine.")
 
     async def _warm(self, student: Student) -> None:
         body = {"model": student.card.name, "prompt": list(student.probes[0].ids), "max_tokens": 1, "temperature": 0.0}

@@ -1,18 +1,19 @@
 """Follows the topic `students`: what each route serves, and which students the engines hold ready for it."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError, RetryableError
-from stillhouse.schemas.facts import StudentState
-from stillhouse.schemas.topics import STUDENTS
 from stillhouse.sdk.kafka import KafkaSettings
-from stillhouse.serving.canary.follow import Tail
+from stillhouse.serving.canary.controller import wire
+from stillhouse.serving.canary.publish import StudentsLog
+from stillhouse.serving.canary.tripwires import Trip
 from stillhouse.serving.gateway.backend import Verdict
 from stillhouse.serving.gateway.desk import Desk, Route
 
@@ -33,9 +34,10 @@ class Follower:
 
     def __init__(self, desk: Desk, kafka: KafkaSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._desk, self._kafka, self._clock = desk, kafka, clock
+        self._name = f"gateway/{socket.gethostname()}/{os.getpid()}"
         self._moves: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._held: set[tuple[str, str]] = set()
-        self._again: dict[tuple[str, str], float] = {}
+        self._again: dict[tuple[str, str, bool], float] = {}  # a bringing that failed does not put off the taking away
         self.read_once = False
         self.failed = ""
 
@@ -47,28 +49,22 @@ class Follower:
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop`. A broker that is away is waited for: the routes go on serving as they are."""
         while not stop.is_set():
-            tail = Tail(self._kafka, STUDENTS)
             # Read from the beginning into new states: the old ones serve until these are whole.
-            states = type(self._desk.states)()
-
-            def take(record: Any) -> None:
-                nonlocal states
-                if record.value:
-                    states = states.apply(record.offset, codec.decode(record.value, StudentState))
-
+            students = StudentsLog(self._kafka)
             try:
-                await tail.start()
+                await students.start()
                 while not stop.is_set():
-                    await tail.catch_up(take)
-                    self.follow(states)
+                    await students.catch_up()
+                    self.follow(students.students.states)
                     self.read_once, self.failed = True, ""
+                    await self._tell(students)
                     await _pause(stop, LOOK_S)
             except (RetryableError, PermanentError) as error:
                 if str(error) != self.failed:
                     log.warning("students_unreadable", error=str(error))
                 self.failed = str(error)
             finally:
-                await tail.stop()
+                await students.stop()
             await _pause(stop, RETRY_S if not self.read_once else 1.0)
 
     def follow(self, states: Any) -> None:
@@ -80,6 +76,30 @@ class Follower:
             if route.engine is not None:
                 wanted = {name for name in (state.champion, state.canary) if name}
                 self._see_to(route, wanted)
+
+    async def _tell(self, students: StudentsLog) -> None:
+        """Roll back canaries that an engine refused, for everybody: here they serve no longer already.
+
+        Only the log remembers it. A gateway that is killed before its decision is there attests again and decides again; of two gateways
+        that decide at once one is followed; one that another decision overtook looks again at what came of it.
+
+        Raises:
+            UnreachableError: no broker takes it; the next look tries again.
+        """
+        for route in self._desk.routes.values():
+            state = self._desk.state(route)
+            if state.canary is None or route.engine is None:
+                continue
+            found = route.engine.refusal(state.canary)
+            if found is None:
+                continue
+            numbers = {"attestation": found.reason, "distances": found.numbers, "engine": route.settings.engine_url}
+            move = wire(state, Trip.ATTESTATION, numbers, by=self._name, at=self._desk.now())
+            assert move.record is not None
+            await students.verdict(move.verdict)
+            if await students.publish(move.record):
+                self._desk.instruments.count("rollbacks_total", route.name, state.canary, move.reason)
+                log.error("canary_rolled_back", route=route.name, student=state.canary, reason=found.reason)
 
     async def close(self) -> None:
         """Stop what is under way."""
@@ -93,7 +113,8 @@ class Follower:
         for student in wanted | held:
             key, there = (route.name, student), route.engine.ready(student)
             self._desk.instruments.set("student_ready", float(there and student in wanted), *key)
-            if key in self._moves or self._again.get(key, 0.0) > self._clock():
+            self._desk.instruments.set("student_refused", float(route.engine.refusal(student) is not None), *key)
+            if key in self._moves or self._again.get((*key, student in wanted), 0.0) > self._clock():
                 continue
             if student in wanted and not there:
                 self._begin(key, self._bring(route, student))
@@ -110,7 +131,7 @@ class Follower:
         engine, key = route.engine, (route.name, student)
         assert engine is not None
         self._held.add(key)
-        self._again[key] = self._clock() + RETRY_S
+        self._again[*key, True] = self._clock() + RETRY_S
         try:
             await engine.load(student)
             found = await engine.attest(student)
@@ -119,7 +140,7 @@ class Follower:
             return
         good = found.verdict is not Verdict.REFUSED
         log.info("student_attested", route=route.name, student=student, verdict=found.verdict, reason=found.reason, good=good)
-        self._again[key] = 0.0 if good else self._clock() + 12 * RETRY_S
+        self._again[*key, True] = 0.0 if good else self._clock() + 12 * RETRY_S
 
     async def _take_away(self, route: Route, student: str) -> None:
         assert route.engine is not None
@@ -128,7 +149,7 @@ class Follower:
             await route.engine.unload(student)
         except (RetryableError, PermanentError) as error:
             log.warning("student_not_unloaded", route=route.name, student=student, error=str(error))
-            self._again[key] = self._clock() + RETRY_S
+            self._again[*key, False] = self._clock() + RETRY_S
             return
         self._held.discard(key)
 
