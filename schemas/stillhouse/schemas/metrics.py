@@ -38,6 +38,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("stillhouse_ingest_commit_failures_total", "counter", "Commits refused because the group had moved on."),
     Metric("stillhouse_ingest_dlq_cut_total", "counter", "Dead letters that hold only the beginning of a record too large for the DLQ."),
     Metric("stillhouse_store_maintenance_seconds", "histogram", "Time of a maintenance run of one table.", ("table",)),
+    # signals
+    Metric("stillhouse_signals_records_total", "counter", "Records of the topic trajectories: facts, watermarks.", ("kind",)),
+    Metric("stillhouse_signals_dlq_total", "counter", "Records of it sent to the DLQ, by reason.", ("reason",)),
+    Metric("stillhouse_signals_looks_total", "counter", "Looks at the store."),
+    Metric("stillhouse_signals_look_seconds", "histogram", "Time of a look."),
+    Metric("stillhouse_signals_errors_total", "counter", "Looks that ended because the store or the broker was away."),
+    Metric("stillhouse_signals_window_requests_total", "counter", "Windows asked for, by reason.", ("reason",)),
+    Metric("stillhouse_signals_tasks_total", "counter", "Tasks issued to the teacher.", ("kind", "family")),
+    Metric("stillhouse_signals_passed", "gauge", "Failures that the last look did not issue, by reason.", ("reason",)),
+    Metric("stillhouse_signals_failure_rate", "gauge", "Share of a family's student runs that failed.", ("route", "family")),
+    Metric("stillhouse_signals_budget_left", "gauge", "Tasks that may still be issued today.", ("route", "family")),
+    Metric("stillhouse_signals_watermark_seconds", "gauge", "How far all events were read, as this worker heard (Unix time)."),
     # student server
     Metric("stillhouse_student_busy_seconds_total", "counter", "Seconds in which the model computed: the marginal cost of students."),
     Metric("stillhouse_student_requests_total", "counter", "Requests answered, by endpoint and HTTP status.", ("endpoint", "code")),
@@ -142,7 +154,30 @@ METRICS: tuple[Metric, ...] = (
     Metric("stillhouse_gateway_outcomes_total", "counter", "Outcomes taken, by source.", ("source",)),
     Metric("stillhouse_gateway_open_requests", "gauge", "Chat requests under way."),
     Metric("stillhouse_gateway_students_offset", "gauge", "Offset of the last decision that the gateway follows.", ("route",)),
+    Metric("stillhouse_gateway_student_refused", "gauge", "1 when the last attestation refused a student.", ("route", "student")),
+    Metric(
+        "stillhouse_gateway_rollbacks_total",
+        "counter",
+        "Canaries that this gateway rolled back, by reason.",
+        ("route", "student", "reason"),
+    ),
     Metric("stillhouse_gateway_student_ready", "gauge", "1 when a student is loaded, warmed and attested.", ("route", "student")),
+    # trainer
+    Metric("stillhouse_trainer_looks_total", "counter", "Looks at what a window would be made of."),
+    Metric(
+        "stillhouse_trainer_errors_total", "counter", "Looks that could not be made: store or broker away, settings that cannot be read."
+    ),
+    Metric(
+        "stillhouse_trainer_jobs_total", "counter", "Jobs by how they ended: registered, rejected, failed, failed_passing.", ("reason",)
+    ),
+    Metric("stillhouse_trainer_running", "gauge", "1 while a job runs."),
+    Metric("stillhouse_trainer_failures_in_a_row", "gauge", "Jobs that have failed since one went through."),
+    Metric("stillhouse_trainer_new_successes", "gauge", "Teacher successes that no window has looked at."),
+    Metric("stillhouse_trainer_oldest_success_age_seconds", "gauge", "Age of the oldest of them."),
+    Metric("stillhouse_trainer_requests", "gauge", "Requests for a window that none has answered."),
+    Metric("stillhouse_trainer_step", "gauge", "Optimizer step of the running or last training."),
+    Metric("stillhouse_trainer_steps", "gauge", "Steps that it has."),
+    Metric("stillhouse_trainer_loss", "gauge", "Its last training loss, nats a token."),
 )
 """A comment heads each plane's part."""
 
@@ -154,10 +189,3 @@ def metric(name: str) -> Metric:
         KeyError: it is not in the list.
     """
     return next(found for found in METRICS if found.name == name)
-    Metric("stillhouse_gateway_student_refused", "gauge", "1 when the last attestation refused a student.", ("route", "student")),
-    Metric(
-        "stillhouse_gateway_rollbacks_total",
-        "counter",
-        "Canaries that this gateway rolled back, by reason.",
-        ("route", "student", "reason"),
-    ),

@@ -1,4 +1,4 @@
-"""What ingest sends: dead letters, facts, watermarks. Each delivery is awaited by its own future: `flush()` hides rejected sends."""
+"""What streams send: dead letters, facts, watermarks, tasks. Each delivery is awaited by its own future: `flush()` hides rejected sends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
@@ -21,8 +21,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError, UnreachableError
-from stillhouse.schemas.facts import TrajectoryFacts, Watermark
-from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES, TRAJECTORIES
+from stillhouse.schemas.facts import TeacherTask, TrajectoryFacts, Watermark
+from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES, TEACHER_TASKS, TRAJECTORIES
 from stillhouse.sdk.kafka import KafkaSettings, aiokafka_producer_args, topic_name
 from stillhouse.streams import dlq
 from stillhouse.streams.ingest.letters import letter_of
@@ -151,6 +151,16 @@ class Outbox:
             PermanentError: the topic is gone, or refuses them.
         """
         await self._deliver([(self._trajectories, f"watermark/{one.partition}".encode(), codec.encode(one), ()) for one in marks])
+
+    async def tasks(self, tasks: Iterable[TeacherTask]) -> None:
+        """Publish tasks for the teacher and await each delivery.
+
+        Raises:
+            UnreachableError: one was not acknowledged: sent again it is the same task.
+            PermanentError: the topic is gone, or refuses them.
+        """
+        topic = topic_name(self._settings, TEACHER_TASKS)
+        await self._deliver([(topic, one.task_id.encode(), codec.encode(one), ()) for one in tasks])
 
     async def _deliver(self, messages: list[Message]) -> None:
         if messages:

@@ -1,0 +1,1 @@
+"""Signals: facts in, window requests and teacher tasks out."""
