@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,23 @@ def test_a_stream_says_what_the_whole_says(client: openai.OpenAI, engine: Studen
     with client.completions.create(model="one", prompt="hello", temperature=0, max_tokens=6, stream=True) as pieces:
         streamed = "".join(p.choices[0].text for p in pieces)
     assert streamed == client.completions.create(model="one", prompt="hello", temperature=0, max_tokens=6).choices[0].text
+
+
+def test_a_stream_of_a_completion_tells_tokens_and_usage_when_asked(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "one", "prompt": [5, 6], "temperature": 0, "max_tokens": 6, "extra_body": {"return_token_ids": True}}
+    whole: Any = client.completions.create(**asked)
+    with client.completions.create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
+        *pieces, last = stream
+    said: Any = [piece.choices[0] for piece in pieces]
+    assert [token for choice in said for token in choice.token_ids] == whole.choices[0].token_ids
+    assert said[0].prompt_token_ids == [5, 6] and said[-1].finish_reason == whole.choices[0].finish_reason
+    assert last.choices == [] and last.usage.completion_tokens == whole.usage.completion_tokens == len(whole.choices[0].token_ids)
+
+
+def test_metrics_say_when_the_process_began(engine: StudentEngine) -> None:
+    lines = httpx.get(f"{engine.url}/metrics").text.splitlines()
+    began = next(float(line.split()[1]) for line in lines if line.startswith("process_start_time_seconds "))
+    assert 0 < time.time() - began < 3600
 
 
 async def test_many_at_once_say_what_each_says_alone(asynchronous: openai.AsyncOpenAI, engine: StudentEngine) -> None:

@@ -36,3 +36,19 @@ async def test_a_killed_engine_serves_again_only_what_was_attested_again(tmp_pat
         assert (await engine.attest(family.child)).verdict is Verdict.ACCEPTED
         assert (await engine.reply(family.child, call("Thanks."), None)).message["content"] == "Bye."
         await engine.close()
+
+
+async def test_a_restart_between_two_looks_is_seen_by_the_process_start(tmp_path: Path, family: Family) -> None:
+    """What came back lists the student again, because somebody loaded it: without its start time nothing would look new."""
+    port = free_port()
+    engine = HttpEngine(f"http://127.0.0.1:{port}", family.students, watch_every_s=3600)
+    with student_server(family.base, tmp_path / "log", port) as first:
+        await engine.load(family.child)
+        await engine.attest(family.child)
+        os.kill(first.pid, signal.SIGKILL)
+    with student_server(family.base, tmp_path / "log", port) as second:
+        second.post("load_lora_adapter", lora_name=family.child, lora_path=str(family.folder(family.child)))
+        assert engine.ready(family.child)
+        await engine.look()
+        assert not engine.ready(family.child)
+        await engine.close()

@@ -93,10 +93,16 @@ class StudentApp:
         if not asked.stream:
             await _finish_all(replies)
             return _json(completions.completion(asked, replies, served, head))
+        return await self._stream_completion(request, asked, replies[0], head)
+
+    async def _stream_completion(self, request: web.Request, asked: CompletionRequest, reply: Reply, head: Head) -> web.StreamResponse:
+        writer = completions.ChunkWriter(asked, reply, head)
         response = await _event_stream(request)
-        async for piece in replies[0].pieces():
-            await _send(response, completions.chunk(head, piece))
-        await _send(response, completions.chunk(head, "", replies[0].finish))
+        async for piece in reply.pieces():
+            await _send(response, writer.piece(piece))
+        await _send(response, writer.piece("", reply.finish))
+        if usage := writer.usage():
+            await _send(response, usage)
         return await _end(response)
 
     async def load(self, request: web.Request) -> web.StreamResponse:

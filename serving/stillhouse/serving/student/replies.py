@@ -69,6 +69,7 @@ class Reply:
         self.generation = generation
         self.result = Result()
         self._loop = loop
+        self._fresh: list[int] = []
         self._live = live or bool(stops)
         self._stream = TextStream(decode, generation.stop_ids, stops)
 
@@ -81,6 +82,11 @@ class Reply:
     def finish(self) -> FinishReason:
         """Why it ended."""
         return "stop" if self._stream.stopped else self.result.finish or "abort"
+
+    def take_tokens(self) -> list[int]:
+        """The tokens that came since the last call: of a live reply, all of them add up to the result's."""
+        taken, self._fresh = self._fresh, []
+        return taken
 
     async def pieces(self) -> AsyncIterator[str]:
         """Generate. Leaving early, by whatever way, cancels what is left of it.
@@ -98,6 +104,7 @@ class Reply:
         ticket = self._loop.submit(replace(self.generation, on_token=deliver if self._live else None, on_end=deliver))
         try:
             while not isinstance(item := await arrived.get(), Result):
+                self._fresh.append(item)
                 if piece := self._stream.push(item):
                     yield piece
                 if self._stream.stopped:
