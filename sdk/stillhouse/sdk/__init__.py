@@ -7,6 +7,7 @@ from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.normalise import ToolResult
 from stillhouse.sdk.redaction import Redacted, RedactionError, Redactor, Rule
+from stillhouse.sdk.runner import RunnerTask
 from stillhouse.sdk.stats import ClientStats, CloseReport, Refusal
 from stillhouse.sdk.trajectory import Trajectory
 
@@ -27,6 +28,7 @@ __all__ = [
     "Redactor",
     "Refusal",
     "Rule",
+    "RunnerTask",
     "Task",
     "ToolCall",
     "ToolResult",

@@ -24,6 +24,7 @@ from stillhouse.sdk.handover import Draft, Handover, snapshot
 from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, schema_registry, topic_name
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.redaction import Redactor
+from stillhouse.sdk.runner import Function, Runners, open_store
 from stillhouse.sdk.stats import ClientStats, CloseReport, Counters, Refusal
 from stillhouse.sdk.trajectory import Trajectory
 from stillhouse.sdk.worker import Setup, Worker
@@ -76,7 +77,8 @@ class Client:
             settings = msgspec.structs.replace(settings, bootstrap_servers=bootstrap_servers)
         if not tenant:
             raise PermanentError("a client needs a tenant", fix='Leave it out for the tenant "default".')
-        self._limits, self._clock = limits, clock
+        self._limits, self._clock, self._kafka = limits, clock, settings
+        self._runners: Runners | None = None
         self._setup = Setup(
             kafka=confluent_producer_args(settings, **_PRODUCER | settings.extra),
             topic=topic_name(settings, EVENTS),
@@ -205,6 +207,35 @@ class Client:
             "retracted": retracted,
         }
         return self._take("feedback", trajectory_id, fields, None)
+
+    def runner(self, *, family: str) -> Callable[[Function], Function]:
+        """Register a function (`def` or `async def`) that lets the teacher do again what a student failed; `run_runners` serves it.
+
+        Only for an environment that is safe to repeat: the function takes a `RunnerTask` and acts.
+
+        Raises:
+            UsageError: the family has a runner.
+        """
+
+        def register(function: Function) -> Function:
+            self._serving.add(family, function)
+            return function
+
+        return register
+
+    def run_runners(self, stop: threading.Event | None = None) -> None:
+        """Serve the registered runners until `stop` is set; blocks. Raises as `Runners.run`."""
+        self._serving.run(stop)
+
+    async def arun_runners(self, stop: threading.Event | None = None) -> None:
+        """`run_runners` without blocking the event loop, in which asynchronous functions run."""
+        await self._serving.arun(stop)
+
+    @property
+    def _serving(self) -> Runners:
+        if self._runners is None:
+            self._runners = Runners(self, self._setup.tenant, self._kafka, open_store)
+        return self._runners
 
     def emit(self, event: AgentEvent) -> bool:
         """Hand over a whole event, as importers do. False when it was refused (counted in `stats`)."""

@@ -96,12 +96,12 @@ def _step(fields: Raw) -> StepTaken:
 
 
 def _end(fields: Raw) -> TrajectoryEnded:
-    return TrajectoryEnded(outcome=_outcome(fields.pop("outcome", None)), reward=_number(fields.pop("reward", None)), **fields)
+    return TrajectoryEnded(outcome=outcome_of(fields.pop("outcome", None)), reward=_number(fields.pop("reward", None)), **fields)
 
 
 def _feedback(fields: Raw) -> FeedbackGiven:
     source = FeedbackSource(fields.pop("source", None) or FeedbackSource.UNKNOWN)
-    outcome, reward = _outcome(fields.pop("outcome", None)), _number(fields.pop("reward", None))
+    outcome, reward = outcome_of(fields.pop("outcome", None)), _number(fields.pop("reward", None))
     return FeedbackGiven(source=source, outcome=outcome, reward=reward, **fields)
 
 
@@ -112,7 +112,12 @@ def _report(fields: Raw) -> ClientReport:
 _BODIES: dict[str, Callable[[Raw], Body]] = {"start": _start, "step": _step, "end": _end, "feedback": _feedback, "report": _report}
 
 
-def _outcome(raw: Any) -> Outcome:
+def outcome_of(raw: Any) -> Outcome:
+    """An outcome as an agent says it: by name, or True and False for success and failure; None is unknown.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(raw, bool):
         return Outcome.SUCCESS if raw else Outcome.FAILURE
     return Outcome.UNKNOWN if raw is None else Outcome(raw)

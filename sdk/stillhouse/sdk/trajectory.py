@@ -1,6 +1,6 @@
 """The handle of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
@@ -41,11 +41,17 @@ class Trajectory:
         self._take, self._task, self._family, self._policy, self._traceparent = take, task, family, policy, traceparent
         self._steps = 0
         self._ended = self._by_gateway = False
+        self._watch: Callable[[str, dict[str, Any]], None] = lambda kind, fields: None
+
+    def watch(self, saw: Callable[[str, dict[str, Any]], None]) -> None:
+        """Tell somebody the kind and the fields of each event that this run hands over from now on."""
+        self._watch = saw
 
     def send(self, kind: str, fields: dict[str, Any], policy: Policy | None = None) -> str | None:
         """Hand over one event of this run."""
         if self._traceparent is not None:
             fields["traceparent"] = self._traceparent
+        self._watch(kind, fields)
         return self._take(kind, self.id, fields, policy or self._policy)
 
     def step(
