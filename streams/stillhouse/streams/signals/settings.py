@@ -31,7 +31,8 @@ class SignalsSettings(msgspec.Struct, frozen=True, kw_only=True):
         budgets: instead of that, by `family` or `route/family`.
         failures_days: failures that were appended earlier are not run again.
         runner_days: a family whose runner was not seen for longer has none.
-        relabel: where a family has no runner, ask for the teacher's next action at each state instead; else nothing is issued for it.
+        relabel: where a family has no runner, issue a task that asks for the teacher's next action at each state; off, because nothing
+            of ours serves those yet: then nothing is issued for such a family.
         teacher_url: an OpenAI-compatible address, for what came through no route.
         teacher_model: the model's name there.
         teacher_key: name of the environment variable that holds the key; empty sends none.
@@ -56,7 +57,7 @@ class SignalsSettings(msgspec.Struct, frozen=True, kw_only=True):
     budgets: dict[str, Budget] = {}
     failures_days: Seconds = 7.0
     runner_days: Seconds = 1.0
-    relabel: bool = True
+    relabel: bool = False
     teacher_url: str = ""
     teacher_model: str = ""
     teacher_key: str = ""

@@ -148,14 +148,14 @@ class Worker:
 
     async def _looks(self, joined: Callable[[], None]) -> None:
         while not self.joined:
-            await self._pause(JOIN_S)
+            await asyncio.sleep(JOIN_S)
         joined()
         due = float("-inf")
-        while True:
+        while not self._stopping.is_set():
             if self._monotonic() >= due:
                 due = self._monotonic() + self._sections.signals.refresh
                 await self._try()
-            await self._pause(TICK_S)
+            await asyncio.sleep(TICK_S)
 
     async def _try(self) -> None:
         started = self._monotonic()
@@ -189,9 +189,8 @@ class Worker:
                 await asyncio.to_thread(look.done, pending, self._now(), seen)
         return seen
 
-    async def _pause(self, seconds: float = RETRY_S) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+    async def _pause(self) -> None:
+        await asyncio.sleep(RETRY_S)
 
     def _dead(self, reason: str) -> None:
         self._instruments.count("stillhouse_signals_dlq_total", reason=reason)
