@@ -72,6 +72,24 @@ class CurationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ValueError("test_share and validation_share leave nothing to train on")
 
 
+class WindowStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step of `[window] schedule`: what it says counts instead of the setting of that name; None leaves the setting.
+
+    Attributes:
+        size: of `[window]`.
+        replay: of `[window]`.
+        family_floor: of `[window]`.
+        min_kept: of `[window]`.
+        continue_rate: of `[trainer]`.
+    """
+
+    size: int | None = None
+    replay: float | None = None
+    family_floor: float | None = None
+    min_kept: int | None = None
+    continue_rate: float | None = None
+
+
 class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[window]`: which rows a window takes, and how it is trained on top of those before it.
 
@@ -85,6 +103,12 @@ class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown
         fresh_every: windows after which training starts from the base model again.
         min_kept: new teacher successes that are enough for a window.
         max_age_hours: age of the oldest new success that is enough for a window.
+        min_requested: new teacher successes that are enough where somebody asked for a window.
+        schedule: what differs from window to window (`[[window.schedule]]`): the first step holds until the lineage has a student, the
+            second until it has two, and so on; the last one stays.
+        continue_below_teacher: a student that a canary ended because it was worse than the *teacher*, or because its time was up, may
+            still be a parent: it has not fallen behind its own lineage. One that was worse than a champion, malformed, not attested,
+            revoked or taken out by a person never is.
         environment: `module:name` of something that takes `environment_data` and replays pruned runs (curation's `Replay`); empty:
             nothing is replayed.
         environment_data: what it needs to know the tasks: a file, an address; its own documentation says.
@@ -99,6 +123,9 @@ class WindowSettings(CurationSettings, frozen=True, kw_only=True, forbid_unknown
     fresh_every: int = 8
     min_kept: int = 100
     max_age_hours: float = 24.0
+    min_requested: int = 20
+    schedule: tuple[WindowStep, ...] = ()
+    continue_below_teacher: bool = False
     environment: str = ""
     environment_data: str = ""
 

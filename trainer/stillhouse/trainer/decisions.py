@@ -1,13 +1,13 @@
 """What was decided elsewhere and binds a trainer: who is to be forgotten, and which students nothing may be built on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from stillhouse.schemas.codec import decode
 from stillhouse.schemas.errors import PermanentError
-from stillhouse.schemas.facts import Erasure, StudentState
+from stillhouse.schemas.facts import Erasure, StudentStage, StudentState
 from stillhouse.schemas.route_state import TERMINAL
 from stillhouse.schemas.topics import ERASURES, STUDENTS
 from stillhouse.sdk.kafka import KafkaSettings
@@ -54,18 +54,42 @@ def read_erasures(settings: KafkaSettings) -> Erasures:
     return Erasures(offset=sum(ends.values()) - 1, subjects=frozenset(subjects))
 
 
-def read_barred(settings: KafkaSettings) -> frozenset[str]:
+Record = tuple[int, StudentState]
+"""Offset and content of a record of the topic `students`."""
+
+
+def read_students(settings: KafkaSettings) -> list[Record]:
+    """The topic `students` whole, in its order.
+
+    Raises:
+        UnreachableError: no broker answers.
+        PermanentError: there is no such topic, it has more than one partition (the order of decisions would be lost), or a record cannot
+            be read: it may be a revocation.
+    """
+    return [(m.offset(), decode(m.value(), StudentState)) for m in _records(settings, STUDENTS, most=1) if m.value()]
+
+
+def barred(records: Iterable[Record], *, below_teacher: bool = False) -> frozenset[str]:
     """The students that were rolled back, revoked or rejected: for regression, poison or erasure. None is ever a parent again.
 
     One such record is enough, also if another controller's decision came first: a student that somebody wanted out is no parent.
 
-    Raises:
-        UnreachableError: no broker answers.
-        PermanentError: there is no topic `students`, it has more than one partition (the order of decisions would be lost), or a
-            record cannot be read: it may be a revocation.
+    Args:
+        records: of the topic `students`.
+        below_teacher: let off a student that a canary ended for no more than being worse than the teacher, or for its time.
     """
-    states = (decode(message.value(), StudentState) for message in _records(settings, STUDENTS, most=1) if message.value())
-    return frozenset(state.student for state in states if state.stage in TERMINAL)
+    return frozenset(s.student for _, s in records if s.stage in TERMINAL and not (below_teacher and _only_below_teacher(s)))
+
+
+def read_barred(settings: KafkaSettings, *, below_teacher: bool = False) -> frozenset[str]:
+    """`barred` of the topic as it is now. Raises as `read_students`."""
+    return barred(read_students(settings), below_teacher=below_teacher)
+
+
+def _only_below_teacher(state: StudentState) -> bool:
+    """The controller's own words for it; whatever else a reason says keeps a student out."""
+    ours = state.stage is StudentStage.ROLLED_BACK and state.decided_by.startswith("canary/")
+    return ours and (state.reason.endswith("_worse_than_teacher") or state.reason in ("max_age", "max_units"))
 
 
 def _records(settings: KafkaSettings, name: str, *, most: int | None = None) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """What planning and curation take from settings and topics: the same for `windows plan`, which writes nothing, and for a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,7 @@ from stillhouse.trainer.curate.prune import Replay
 from stillhouse.trainer.decisions import NOBODY, read_barred, read_erasures
 from stillhouse.trainer.jobs_parts import MakeActionLoss
 from stillhouse.trainer.named import load_named
+from stillhouse.trainer.schedule import scheduled
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
 from stillhouse.trainer.terms import terms_of
 from stillhouse.trainer.training_job import RECIPE_NAMES
@@ -32,6 +33,7 @@ def next_plan(
     families: Iterable[str] | None = None,
     weights: Mapping[str, float] | None = None,
     mode: Mode | None = None,
+    said: Container[str] = (),
 ) -> WindowPlan:
     """The lineage's next window, without erased subjects and students that were taken out.
 
@@ -43,11 +45,13 @@ def next_plan(
         families: only these.
         weights: what they are drawn by.
         mode: instead of the rule's.
+        said: names (`window.size`) of the settings that somebody asked for by hand: a schedule leaves them.
 
     Raises:
         UsageError: no such recipe; or as `windows.plan`.
     """
     check_recipe(trainer)
+    window, trainer = scheduled(window, trainer, windows.students(store, window.lineage), said)
     planned = windows.plan(
         store,
         window,
@@ -55,7 +59,7 @@ def next_plan(
         weights=weights,
         mode=mode,
         epochs=trainer.epochs,
-        barred=read_barred(kafka) if kafka else (),
+        barred=read_barred(kafka, below_teacher=window.continue_below_teacher) if kafka else (),
         erasures=read_erasures(kafka) if kafka else NOBODY,
     )
     return msgspec.structs.replace(planned, terms=terms_of(trainer, families=families, weights=weights))

@@ -87,7 +87,9 @@ def run_window(options: argparse.Namespace) -> JobResult:
     steps = _steps(config, window, trainer, base, kafka)
     planned = None
     if going is None:
-        planned = next_plan(store, window, trainer, kafka, families=asked.families, weights=asked.weights, mode=asked.mode)
+        planned = next_plan(
+            store, window, trainer, kafka, families=asked.families, weights=asked.weights, mode=asked.mode, said=asked.settings
+        )
     return Job(store, config.state, base, window, trainer, steps, progress=_say).run(planned)
 
 
@@ -123,7 +125,7 @@ def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, bas
         evaluate=validation,
         publish=partial(publish, kafka) if kafka else None,
         erasures=partial(read_erasures, kafka) if kafka else None,
-        barred=partial(read_barred, kafka) if kafka else None,
+        barred=partial(read_barred, kafka, below_teacher=window.continue_below_teacher) if kafka else None,
         replay=replay_of(window),
         action_loss=action_loss_of(window, trainer, base),
     )

@@ -29,6 +29,11 @@ class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_f
         format_slack: how far the share of malformed answers may lie above the parent's.
         loss_slack: nats a token that the validation loss may lie above the parent's.
         loss_gap: nats a token that it may lie above the training loss, unless success rose.
+        look_s: seconds between two looks of the daemon.
+        retry_s: seconds until a job that failed for a passing reason is tried again; twice as many after each further failure,
+        retry_most_s: and at most so many.
+        trial_grace_s: seconds that a canary controller has to take a new student on trial, before the next window may begin.
+        nice: how far the daemon's jobs stand behind other processes (0…19).
     """
 
     model: str = "smollm2-135m"
@@ -46,6 +51,11 @@ class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_f
     format_slack: float = FORMAT_SLACK
     loss_slack: float = LOSS_SLACK
     loss_gap: float = LOSS_GAP
+    look_s: float = 10.0
+    retry_s: float = 30.0
+    retry_most_s: float = 3600.0
+    trial_grace_s: float = 600.0
+    nice: int = 10
 
     def render(self) -> RenderSpec:
         """The student's view, before a model gives it its stop ids."""

@@ -23,6 +23,7 @@ from stillhouse.trainer.curate.pipeline import Curated, Tools, curate
 from stillhouse.trainer.decisions import NOBODY, Erasures
 from stillhouse.trainer.settings import CurationSettings, WindowSettings
 from stillhouse.trainer.windows_pool import Pool
+from stillhouse.trainer.windows_requests import open_requests
 from stillhouse.trainer.windows_types import NEXT, TERMINAL, Mode, State, Window, WindowPlan, WindowRow
 
 WINDOWS = "windows"
@@ -60,7 +61,8 @@ def plan(
         settings: the section `[window]`; the arguments below override it.
         lineage: name of the chain of students.
         families: only these; all by default.
-        weights: parts of the families. By default from the failure rates that the parent's evaluation left, where there are any.
+        weights: parts of the families. By default from the failure rates that the parent's evaluation left, where there are any; without
+            a parent (it was rolled back) from those of the newest student: they still say what is hard.
         size: new examples to draw; 0 takes all.
         replay: replayed examples for each new one, when the window continues.
         mode: instead of the rule's.
@@ -97,7 +99,8 @@ def plan(
         parent=tip.student if tip and not pool.stale else None,
         rows=tuple(new),
         again=(*again, *pool.validation),
-        quota=_quota(chosen, size, replay, _weights(weights, tip, new, settings), key),
+        quota=_quota(chosen, size, replay, _weights(weights, tip or _newest(windows.values()), new, settings), key),
+        requests=tuple(r.key for r in open_requests(store, lineage, windows.values())),
     )
 
 
@@ -157,9 +160,14 @@ def open_window(store: Store, lineage: str) -> Window | None:
     return next((w for w in list_windows(store, lineage) if w.state not in TERMINAL), None)
 
 
-def waiting(store: Store, lineage: str) -> Pool:
-    """What the lineage's next window would be planned from, but for what only the topics say. Nothing is written."""
-    return _pool(store, {w.key: w for w in list_windows(store, lineage)}, (), NOBODY)[1]
+def students(store: Store, lineage: str) -> int:
+    """How many students the lineage has registered."""
+    return sum(w.state is State.REGISTERED for w in list_windows(store, lineage))
+
+
+def waiting(store: Store, lineage: str, *, barred: Container[str] = (), erasures: Erasures = NOBODY) -> Pool:
+    """What the lineage's next window would be planned from. Nothing is written; `barred` and `erasures` as for `plan`."""
+    return _pool(store, {w.key: w for w in list_windows(store, lineage)}, barred, erasures)[1]
 
 
 def curate_plan(store: Store, planned: WindowPlan, settings: CurationSettings, counter: Counter, tools: Tools | None = None) -> Curated:
@@ -212,12 +220,17 @@ def _quota(mode: Mode, size: int, replay: float, weights: dict[str, float] | Non
 
 
 def _weights(
-    given: Mapping[str, float] | None, tip: Window | None, rows: Iterable[WindowRow], settings: WindowSettings
+    given: Mapping[str, float] | None, measured: Window | None, rows: Iterable[WindowRow], settings: WindowSettings
 ) -> dict[str, float] | None:
     if given is not None:
         return dict(given)
-    rates = tip.evaluated.failure_rates if tip and tip.evaluated else {}
+    rates = measured.evaluated.failure_rates if measured and measured.evaluated else {}
     return windows_pool.family_weights(rates, [r.family for r in rows], settings.family_floor) if rates else None
+
+
+def _newest(windows: Iterable[Window]) -> Window | None:
+    done = [w for w in windows if w.state is State.REGISTERED]
+    return max(done, key=lambda w: w.plan.number, default=None)
 
 
 def _none_open(windows: Iterable[Window]) -> None:

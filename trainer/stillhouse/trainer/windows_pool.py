@@ -17,6 +17,7 @@ from stillhouse.trainer.ledger_histograms import StepHistograms
 from stillhouse.trainer.settings import WindowSettings
 from stillhouse.trainer.windows_types import Mode, State, Window, WindowRow
 
+HOUR_US = 3_600_000_000
 _STEP_TOKENS = 64  # of a step whose source did not count its tokens; only the choice of a mode rests on it
 
 
@@ -186,8 +187,13 @@ def family_weights(failure_rates: Mapping[str, float], families: Iterable[str], 
 
 def due(pool: Pool, now: int, settings: WindowSettings) -> str | None:
     """Why a window should be run now; None when there is no need. `now` is in microseconds since the epoch."""
-    ready = [r for r in pool.new if r.teaches]
-    if len(ready) >= settings.min_kept:
-        return f"{len(ready)} new successes"
-    age = (now - min((r.first_occurred_at for r in ready), default=now)) / 3_600_000_000
+    ready = [r.first_occurred_at for r in pool.new if r.teaches]
+    return due_of(len(ready), min(ready, default=None), now, settings)
+
+
+def due_of(ready: int, oldest: int | None, now: int, settings: WindowSettings) -> str | None:
+    """As `due`, of the number of new successes and the time of the oldest one."""
+    if ready >= settings.min_kept:
+        return f"{ready} new successes"
+    age = (now - oldest) / HOUR_US if oldest is not None else 0.0
     return f"new successes are {age:.1f} hours old" if ready and age >= settings.max_age_hours else None

@@ -92,6 +92,7 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True):
         rows: rows that are new to the lineage.
         again: rows that it has learned from or validated with before: the whole pool (fresh), or what may be replayed.
         quota: what is drawn from them; None takes all.
+        requests: keys of the rows that asked for it.
         terms: what it is trained with; None in a window that was claimed before they were kept: today's settings count.
     """
 
@@ -105,6 +106,7 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[WindowRow, ...] = ()
     again: tuple[WindowRow, ...] = ()
     quota: Quota | None = None
+    requests: tuple[str, ...] = ()
     terms: Terms | None = None
 
     @property

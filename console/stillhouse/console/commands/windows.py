@@ -106,7 +106,8 @@ def plan(
     settings, trainer = loaded.config.section("window", WindowSettings), loaded.config.section("trainer", TrainerSettings)
     store, base = loaded.store(), resolve(trainer.model)
     kafka = loaded.kafka if loaded.has_broker else None
-    planned = next_plan(store, settings, trainer, kafka, families=family, mode=_mode(mode))
+    said = {name for name, value in overrides(recipe, size, model).items() if value is not None}
+    planned = next_plan(store, settings, trainer, kafka, families=family, mode=_mode(mode), said=said)
     tools = plan_tools(planned, settings, trainer, base, loaded.state / "students")
     with output.progress("curating", quiet=json):
         report = plan_report(store, planned, settings, trainer.render().for_model(base), base, tools)

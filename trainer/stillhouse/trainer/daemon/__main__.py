@@ -1,0 +1,96 @@
+"""`python -m stillhouse.trainer.daemon`: the trainer in the background. Prints one JSON line when it looks."""
+
+import argparse
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from stillhouse.schemas.errors import PermanentError, StillhouseError
+from stillhouse.sdk.config import Config
+from stillhouse.trainer import child, windows
+from stillhouse.trainer.child import Event, OnEvent
+from stillhouse.trainer.daemon.board import Board
+from stillhouse.trainer.daemon.health import HealthServer
+from stillhouse.trainer.daemon.look import Looker
+from stillhouse.trainer.daemon.loop import Daemon
+
+log = structlog.get_logger()
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stillhouse.trainer.daemon", description="Run windows when they are due.")
+    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
+    parser.add_argument("--config", type=Path, help="stillhouse.toml; read again at every look")
+    parser.add_argument("--bootstrap-servers", help="where erasures and students' states are read and told; by default neither")
+    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
+    parser.add_argument("--metrics-host", default="127.0.0.1")
+    return parser.parse_args(argv)
+
+
+async def serve(args: argparse.Namespace, argv: Sequence[str] | None = None) -> None:
+    """Run until SIGTERM. `argv` is the command line of a job, the trainer's own by default."""
+    first = Config.load(args.config, state=args.state)
+    run, logs = first.state_dir("run"), first.state_dir("logs")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    async def job(on_event: OnEvent, nice: int) -> Event:
+        line = argv or child.command(first.state, first.path, args.bootstrap_servers)
+        return await child.run_job(line, logs / "trainer-jobs.log", on_event, nice=nice)
+
+    with _only(run):
+        board = Board(run, windows.wall_clock)
+        looker = Looker(lambda: Config.load(first.path, state=first.state), args.bootstrap_servers)
+        health = HealthServer(board, args.metrics_host, args.metrics_port)
+        try:
+            ready = {"ready": "trainer", "pid": os.getpid(), "url": health.address, "metrics": f"{health.address}/metrics"}
+            print(json.dumps(ready), flush=True)
+            await Daemon(looker, job, board, windows.wall_clock).run(stop)
+        finally:
+            health.stop()
+
+
+@contextmanager
+def _only(run: Path) -> Iterator[None]:
+    """One daemon of a state folder; the lock goes with the process."""
+    with (run / "trainer.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PermanentError("another trainer runs here", where=str(run), fix="Stop it first.") from error
+        yield
+
+
+def _configure_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main(argv: Sequence[str] | None = None, job: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM; the exit code. `job` is the command line of a job, the trainer's own by default."""
+    _configure_logs()
+    try:
+        asyncio.run(serve(_arguments(sys.argv[1:] if argv is None else argv), job))
+    except StillhouseError as error:
+        log.error("the trainer ends", error=str(error), kind=type(error).__name__)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
