@@ -1,6 +1,10 @@
 """The pure parts of ingest: grouping and commits, limits, watermarks, scores."""
 
+import socket
+from pathlib import Path
+
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +16,7 @@ from stillhouse.streams.ingest.open import Entry, OpenTrajectories
 from stillhouse.streams.ingest.partitions import Partitions
 from stillhouse.streams.ingest.records import Arrived
 from stillhouse.streams.ingest.rows import Read, facts_of, row_of
+from stillhouse.streams.lock import hold
 from stillhouse.streams.score import score
 from tests.support.events import event, fallback, step, trajectory
 
@@ -81,6 +86,34 @@ def test_a_source_over_the_ratio_is_closed_for_one_window() -> None:
     assert not limit.count("c", good=5, bad=5, now=0.0)
     assert not limit.count("d", good=0, bad=9, now=0.0)
     assert not limit.count("d", good=9, bad=2, now=100.0), "what is older than the window is forgotten"
+
+
+def test_idle_sources_are_forgotten_and_closed_ones_are_not() -> None:
+    limit = RatioLimit(0.5, 10, 60.0)
+    for n in range(100):
+        limit.count(f"once-{n}", good=1, bad=0, now=float(n))
+    limit.count("good", good=1, bad=0, now=125.0)
+    assert limit.count("bad", good=0, bad=10, now=140.0)
+    limit.count("good", good=1, bad=0, now=190.0)
+    assert set(limit._sources) == {"bad", "good"} and limit.closed("bad", 191.0)
+    limit.count("good", good=1, bad=0, now=300.0)
+    assert set(limit._sources) == {"good"}
+
+
+def test_workers_of_two_machines_or_folders_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A static group fences nobody of the same name: both would read."""
+
+    def name(folder: str, wanted: int | None = None) -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        held = hold(tmp_path / folder, "ingest", wanted)
+        held.release()
+        return held.instance
+
+    first = name("a")
+    assert first == name("a") and first != name("b") and first.endswith("-0")
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert first != name("a")
+    assert name("a", 3) == "3", "who asks for a number vouches for it"
 
 
 def test_the_watermark_is_when_the_end_was_asked_for_if_that_was_read_and_the_last_append_time_before() -> None:

@@ -5,6 +5,8 @@ aiokafka does not fence two static members with one name: both would read. So no
 
 import fcntl
 import os
+import socket
+from hashlib import blake2b
 from pathlib import Path
 
 from stillhouse.schemas.errors import PermanentError
@@ -13,14 +15,23 @@ MOST = 256
 
 
 class Ordinal:
-    """A held ordinal. Keep it: the lock goes with the process (kill -9 too)."""
+    """A held ordinal. Keep it: the lock goes with the process (kill -9 too).
 
-    def __init__(self, number: int, descriptor: int) -> None:
-        self.number, self._descriptor = number, descriptor
+    `instance` is the process's name among those of all machines, the same after a restart.
+    """
+
+    def __init__(self, number: int, descriptor: int, instance: str) -> None:
+        self.number, self.instance, self._descriptor = number, instance, descriptor
 
     def release(self) -> None:
         """Let it go."""
         os.close(self._descriptor)
+
+
+def _place(folder: Path) -> str:
+    """This folder of this machine, the same after a restart."""
+    digest = blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+    return f"{socket.gethostname()}-{digest}"
 
 
 def hold(folder: Path, name: str, wanted: int | None = None) -> Ordinal:
@@ -41,6 +52,7 @@ def hold(folder: Path, name: str, wanted: int | None = None) -> Ordinal:
         except BlockingIOError:
             os.close(descriptor)
             continue
-        return Ordinal(number, descriptor)
+        # A lock is of one folder on one machine; who asks for a number vouches for it on all of them.
+        return Ordinal(number, descriptor, str(number) if wanted is not None else f"{_place(folder)}-{number}")
     held = f"{name}-{wanted}" if wanted is not None else f"all of {MOST}"
     raise PermanentError(f"another process is {held}", where=str(folder), fix="Stop it, or take another --ordinal.")

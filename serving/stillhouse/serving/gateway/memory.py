@@ -76,6 +76,7 @@ class Memory:
             for pragma in ("journal_mode=wal", "synchronous=normal", "locking_mode=exclusive", "cache_size=-16000"):
                 self._db.execute(f"pragma {pragma}")
             self._db.executescript(_SCHEMA)
+            self._sweep()  # or a gateway that is restarted before its next sweep, again and again, would keep everything
         except sqlite3.Error as error:
             fix = "One gateway has the state folder for itself: stop the other one, or give this one a folder with --state."
             raise PermanentError(f"the gateway's memory cannot be opened: {error}", where=str(folder / FILE), fix=fix) from error

@@ -39,7 +39,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         kafka: the section `[kafka]`.
         settings: the section `[ingest]`.
         topic: its full name.
-        ordinal: which worker this is; nobody else may be it.
+        instance: which worker this is; nobody else in the group may be it, on any machine.
         partitions: the books, kept here.
         on_revoked: called before partitions go: flush what is complete, commit.
         on_lost: called for each partition that somebody else reads now.
@@ -50,14 +50,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         kafka: KafkaSettings,
         settings: IngestSettings,
         topic: str,
-        ordinal: int,
+        instance: int | str,
         partitions: Partitions,
         on_revoked: OnRevoked,
         on_lost: OnLost,
     ) -> None:
         self._kafka, self._settings, self.topic = kafka, settings, topic
         self.group = f"{kafka.prefix}.{settings.group}" if kafka.prefix else settings.group
-        self.name = f"{self.group}-{ordinal}"
+        self.name = f"{self.group}-{instance}"
         self._partitions, self._on_revoked, self._on_lost = partitions, on_revoked, on_lost
         self._consumer: Any = None
         self._failure: PermanentError | None = None

@@ -26,6 +26,7 @@ class RatioLimit:
     def __init__(self, ratio: float, minimum: int, window: float) -> None:
         self._ratio, self._minimum, self._window = ratio, minimum, window
         self._sources: dict[str, _Window] = {}
+        self._swept = float("-inf")
 
     def closed(self, source: str, now: float) -> bool:
         """Whether the source goes to the DLQ unparsed."""
@@ -38,6 +39,7 @@ class RatioLimit:
         Returns:
             Whether this closed the source.
         """
+        self._sweep(now)
         found = self._sources.setdefault(source, _Window())
         self._forget(found, now)
         if not found.slots or now - found.slots[-1][0] >= self._window / 10:
@@ -50,6 +52,15 @@ class RatioLimit:
             return False
         self._sources[source] = _Window(closed_until=now + self._window)
         return True
+
+    def _sweep(self, now: float) -> None:
+        """Drop sources of which nothing was heard for a window: their names are clients' to choose, and many."""
+        if now - self._swept < self._window:
+            return
+        self._swept = now
+        for source, found in list(self._sources.items()):
+            if now >= found.closed_until and not (found.slots and now - found.slots[-1][0] <= self._window):
+                del self._sources[source]
 
     def _forget(self, found: _Window, now: float) -> None:
         while found.slots and now - found.slots[0][0] > self._window:

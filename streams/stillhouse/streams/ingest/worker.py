@@ -59,10 +59,11 @@ class Worker:
         kafka: the section `[kafka]`.
         settings: the section `[ingest]`.
         store: the store.
-        ordinal: which worker this is.
+        ordinal: which worker this is on its machine.
         instruments: metrics.
         clocks: time.
         reached: the hook at each step.
+        instance: which worker it is in the group, over all machines; by default the ordinal.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Worker:
         instruments: Instruments,
         clocks: Clocks = Clocks(),
         reached: Reached = unwatched,
+        instance: str = "",
     ) -> None:
         self._settings, self._instruments, self._clocks, self._reached = settings, instruments, clocks, reached
         self._kafka, self._store = kafka, store
@@ -82,7 +84,7 @@ class Worker:
         self._outbox = Outbox(kafka, instruments)
         self._partitions = Partitions()
         self._open = OpenTrajectories(settings.open_bytes, settings.source_open_bytes)
-        self.member = Member(kafka, settings, self.topic, ordinal, self._partitions, self._on_revoked, self._on_lost)
+        self.member = Member(kafka, settings, self.topic, instance or ordinal, self._partitions, self._on_revoked, self._on_lost)
         registry = schema_registry(kafka)
         self._registry = registry is not None
         self.resolver = Resolvers([self.schemas] if registry is None else [self.schemas, registry])
