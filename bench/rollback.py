@@ -37,6 +37,7 @@ class Load:
         self._url, self._stop = url, asyncio.Event()
 
     async def run(self) -> None:
+        """Ask until stopped."""
         async with aiohttp.ClientSession() as session:
             await asyncio.gather(*(self._client(session, n) for n in range(CLIENTS)))
 
@@ -50,14 +51,17 @@ class Load:
                 self.answers.append((began, time.monotonic(), answer.headers.get("x-stillhouse-variant", "")))
 
     async def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Wait while the clients go on."""
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.05)
 
     def served(self, variant: str, since: float = 0.0) -> int:
+        """How many requests that began since then a variant answered."""
         return sum(who == variant for began, _, who in self.answers if began >= since)
 
     def stop(self) -> None:
+        """Ask no more."""
         self._stop.set()
 
 
