@@ -1,12 +1,15 @@
 """Claims: one runner has a task, a lost one is taken over once, and what has ended is not paid for again."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from stillhouse.schemas.errors import MissingExtraError, UsageError
 from stillhouse.schemas.facts import TeacherTask, TeacherTaskKind
 from stillhouse.schemas.teacher_runs import TABLE, teacher_fingerprint
 from stillhouse.schemas.teacher_runs import task_id as id_of
+from stillhouse.sdk import Client, RunnerTask
 from stillhouse.sdk.runner_claims import Claims
 from stillhouse.sdk.store import Store
 from tests.support.events import trajectory
@@ -86,3 +89,23 @@ def test_a_run_that_had_ended_is_not_paid_for_again(store: Store) -> None:
     (row,) = store.rows(TABLE)
     assert row["state"] == "done" and row["data"]["attempts"][0]["outcome"] == "success"
     assert row["data"]["attempts"][0]["cost_micro_usd"] == 150
+
+
+def test_a_client_serves_what_is_registered_and_without_the_store_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    monkeypatch.chdir(tmp_path)
+    with Client("127.0.0.1:1", spool=tmp_path / "spool") as client:
+        with pytest.raises(UsageError, match="no function is registered"):
+            client.run_runners()
+
+        @client.runner(family="refund")
+        def rerun(task: RunnerTask) -> None:
+            raise AssertionError(task.id)
+
+        with pytest.raises(UsageError, match="has a runner"):
+            client.runner(family="refund")(rerun)
+        with pytest.raises(MissingExtraError, match="the store"):
+            client.run_runners()
+        client.close(0)

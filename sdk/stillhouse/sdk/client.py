@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import importlib
 import logging
 import os
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 import uuid_utils
@@ -24,11 +25,11 @@ from stillhouse.sdk.handover import Draft, Handover, snapshot
 from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, schema_registry, topic_name
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.redaction import Redactor
-from stillhouse.sdk.runner import Function, Runners, open_store
 from stillhouse.sdk.stats import ClientStats, CloseReport, Counters, Refusal
 from stillhouse.sdk.trajectory import Trajectory
 from stillhouse.sdk.worker import Setup, Worker
 
+F = TypeVar("F", bound=Callable[..., Any])
 _log = logging.getLogger("stillhouse.sdk")
 # No timeout of the library's own: the spool keeps what waits, and a timeout would only send it there.
 _PRODUCER: dict[str, Any] = {"message.timeout.ms": 0, "linger.ms": 5, "reconnect.backoff.max.ms": 2000}
@@ -78,7 +79,7 @@ class Client:
         if not tenant:
             raise PermanentError("a client needs a tenant", fix='Leave it out for the tenant "default".')
         self._limits, self._clock, self._kafka = limits, clock, settings
-        self._runners: Runners | None = None
+        self._runners: Any = None
         self._setup = Setup(
             kafka=confluent_producer_args(settings, **_PRODUCER | settings.extra),
             topic=topic_name(settings, EVENTS),
@@ -208,7 +209,7 @@ class Client:
         }
         return self._take("feedback", trajectory_id, fields, None)
 
-    def runner(self, *, family: str) -> Callable[[Function], Function]:
+    def runner(self, *, family: str) -> Callable[[F], F]:
         """Register a function (`def` or `async def`) that lets the teacher do again what a student failed; `run_runners` serves it.
 
         Only for an environment that is safe to repeat: the function takes a `RunnerTask` and acts.
@@ -217,7 +218,7 @@ class Client:
             UsageError: the family has a runner.
         """
 
-        def register(function: Function) -> Function:
+        def register(function: F) -> F:
             self._serving.add(family, function)
             return function
 
@@ -232,9 +233,11 @@ class Client:
         await self._serving.arun(stop)
 
     @property
-    def _serving(self) -> Runners:
+    def _serving(self) -> Any:
         if self._runners is None:
-            self._runners = Runners(self, self._setup.tenant, self._kafka, open_store)
+            # By name: whoever stands in front of traffic uses a client too, and must not depend on the store.
+            part = importlib.import_module("stillhouse.sdk.runner")
+            self._runners = part.Runners(self, self._setup.tenant, self._kafka, part.open_store)
         return self._runners
 
     def emit(self, event: AgentEvent) -> bool:
