@@ -14,10 +14,11 @@ from stillhouse.schemas.window_request import WINDOWS, WindowRequest, row_of
 from stillhouse.sdk.config import Config
 from stillhouse.trainer import planning, windows
 from stillhouse.trainer.child import Event, OnEvent
-from stillhouse.trainer.daemon.board import Board, read_status
+from stillhouse.trainer.daemon.board import Board
 from stillhouse.trainer.daemon.look import Looker
 from stillhouse.trainer.daemon.loop import Daemon
 from stillhouse.trainer.daemon.move import SECOND_US
+from stillhouse.trainer.daemon.status import read_status
 from stillhouse.trainer.decisions import Record
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
 from stillhouse.trainer.windows_types import EvaluatedFacts, State, Window

@@ -16,7 +16,7 @@ import pytest
 
 from stillhouse.sdk.config import Config
 from stillhouse.trainer import windows
-from stillhouse.trainer.daemon.board import read_status
+from stillhouse.trainer.daemon.status import read_status
 from stillhouse.trainer.students import list_students
 from stillhouse.trainer.windows_types import State
 from tests.conftest import ROOT
@@ -137,6 +137,7 @@ def test_two_daemons_of_one_folder_do_not_run(desk: Desk) -> None:
 
 
 def read(desk: Desk) -> Any:
+    until((desk.state / "run" / "trainer.json").exists, "the first look")
     status = read_status(desk.state / "run")
     assert status is not None
     return status
