@@ -297,7 +297,7 @@ def test_a_second_end_is_refused(spool: Path) -> None:
 def test_the_public_surface_is_pinned() -> None:
     assert sorted(stillhouse.sdk.__all__) == [
         "AgentEvent", "Client", "ClientStats", "CloseReport", "FeedbackSource", "KafkaSettings", "Limits", "Message", "Outcome", "Policy",
-        "PolicyRole", "Redacted", "RedactionError", "Redactor", "Refusal", "Rule", "RunnerTask", "Task", "ToolCall", "ToolResult", "Trajectory",
-        "Usage",
+        "PolicyRole", "Redacted", "RedactionError", "Redactor", "Refusal", "Rule", "RunnerTask", "Task", "ToolCall", "ToolResult",
+        "Trajectory", "Usage",
     ]  # fmt: skip
     assert all(hasattr(stillhouse.sdk, name) for name in stillhouse.sdk.__all__)
