@@ -11,6 +11,7 @@ from stillhouse.console.context import Context
 from stillhouse.console.stack import record as records
 from stillhouse.sdk.store import Store
 from stillhouse.trainer import windows as trainer_windows
+from stillhouse.trainer.daemon.status import read_status
 from stillhouse.trainer.settings import WindowSettings
 from stillhouse.trainer.students import list_students
 from stillhouse.trainer.windows_pool import Pool, due
@@ -81,6 +82,9 @@ def _why(found: Fields, window: WindowSettings, alive: bool, store: Store) -> st
         return str(found["ingest"]["error"])
     if not found["trajectories"]["total"]:
         return "no trajectories yet: connect an agent (docs/sdk.md) or import recorded runs (`stillhouse import`)"
+    said = read_status(Path(found["state"]) / "run") if "trainer" in found["stack"] else None
+    if said is not None:
+        return f"the trainer: {said.runs}" if said.runs else f"the trainer waits: {said.waits}"
     running = {s: n for s, n in found["windows"].items() if s in ("claimed", "curated", "trained", "evaluated")}
     if running:
         return f"a window is {next(iter(running))}: `stillhouse windows run` continues it if its trainer was stopped"
