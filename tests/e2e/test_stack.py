@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     model = models.tiny(folder / "tiny", 1)
     config = folder / "stillhouse.toml"
     config.write_text(
-        f'[trainer]\nmodel = "{model}"\nevaluations = 1\nprobe_candidates = 16\nloss_gap = 100.0\n[window]\nmin_kept = 5\n',
+        f'[trainer]\nmodel = "{model}"\nevaluations = 1\nprobe_candidates = 16\nloss_gap = 100.0\n[window]\nmin_kept = 1000\n',
         encoding="utf-8",
     )
     started = stillhouse("up", "--detach", "--any-port", "--model", model, "--config", config, state=folder / "state")

@@ -11,7 +11,8 @@ import typer
 
 from stillhouse.console import context, output
 from stillhouse.console.importing import Sent, send, wait_for_rows
-from stillhouse.console.stack.parts import ANY_PORT, parts_of
+from stillhouse.console.stack.local import parts_of
+from stillhouse.console.stack.parts import ANY_PORT
 from stillhouse.console.stack.stack import Stack
 from stillhouse.schemas.errors import UsageError
 from stillhouse.schemas.events import PolicyRole

@@ -17,6 +17,7 @@ from stillhouse.console.stack.parts import ANY_PORT, StackSettings
 from stillhouse.console.stack.stack import Stack, StackEvent
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.trainer import models
 
 START_SECONDS = 240
@@ -26,13 +27,13 @@ def command(
     state: context.StateOption = None,
     config: context.ConfigOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; stop it with `stillhouse down`.")] = False,
-    any_port: Annotated[bool, typer.Option("--any-port", help="Take free ports instead of 9392, 8486 and 9490.")] = False,
+    any_port: Annotated[bool, typer.Option("--any-port", help="Take free ports instead of 9392, 8484 to 8486 and 9490 to 9493.")] = False,
     model: Annotated[
         Path | None, typer.Option(help="Folder of the student's base model [default: the fetched one, if any].", show_default=False)
     ] = None,
     json: context.JsonOption = False,
 ) -> None:
-    """Start broker, ingest, student server and status page, and keep them up."""
+    """Start the whole loop on this machine and keep it up: broker, ingest, student server, gateway, canary, signals, trainer, page."""
     loaded = context.load(state, config)
     if detach:
         show(loaded.state, _detach(loaded.state, config, any_port, model), as_json=json)
@@ -48,9 +49,12 @@ def stack_settings(loaded: context.Context, *, any_port: bool, model: Path | Non
         bootstrap_servers=loaded.external,
         prefix=loaded.config.section("kafka", KafkaSettings).prefix,
         broker_port=ports.broker_port,
+        gateway_port=ports.gateway_port,
+        admin_port=ports.admin_port,
         page_port=ports.page_port,
         metrics_port=ports.metrics_port,
         model=model or models.cached(),
+        routes=bool(loaded.config.sections("routes", RouteSettings)),
         config=loaded.config.path,
     )
 
@@ -117,6 +121,8 @@ def show(state: Path, record: records.StackRecord, *, as_json: bool) -> None:
         {
             "state": str(state),
             "bootstrap_servers": record.bootstrap_servers,
+            "gateway": record.gateway or "not started: no route is named ([routes.<name>], docs/gateway.md)",
+            "admin": record.admin,
             "status page": record.page,
             "student server": record.student or "not started: no base model here (stillhouse models fetch)",
             "metrics": record.metrics,

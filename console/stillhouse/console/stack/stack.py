@@ -1,4 +1,4 @@
-"""`Stack`: starts the parts in order, restarts what ends, stops in reverse order. What `up`, `demo` and the tests use."""
+"""`Stack`: starts parts when those before them are ready, restarts what ends, stops in reverse order. What `up`, `demo` and tests use."""
 
 import asyncio
 import fcntl
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stillhouse.console.stack import record as records
-from stillhouse.console.stack.parts import Part, Ready, StackSettings, parts_of
+from stillhouse.console.stack.local import parts_of
+from stillhouse.console.stack.parts import Part, Ready, StackSettings
 from stillhouse.console.stack.process import Process, create_time, end, same_process
 from stillhouse.schemas.errors import PermanentError
 
@@ -34,7 +35,7 @@ class Stack:
     Args:
         state: the state folder; one stack at a time, held by a lock.
         settings: addresses and what to run with.
-        parts: the parts to run, in starting order; by default all of the local stack.
+        parts: the parts to run, each after those that it waits for; by default all of the local stack.
         on_event: told what happens, for the terminal or a log.
         sleep: waits between restarts.
     """
@@ -68,7 +69,7 @@ class Stack:
         await self.stop()
 
     async def start(self) -> records.StackRecord:
-        """Start the parts in order and write `run/stack.json` when all are ready.
+        """Start the parts and write `run/stack.json` when all are ready.
 
         Raises:
             PermanentError: another stack holds the state folder, or a part did not start.
@@ -77,13 +78,29 @@ class Stack:
         self._failed = asyncio.get_running_loop().create_future()
         try:
             await self._end_orphans()
-            for part in self.parts:
-                await self._start_part(part, port=0)
+            await self._start_all()
             self._watchers = [asyncio.create_task(self._watch(part), name=part.name) for part in self.parts]
             return self._write_record()
         except BaseException:
             await self.stop()
             raise
+
+    async def _start_all(self) -> None:
+        """Every part as soon as those that it waits for are ready."""
+        up = {part.name: asyncio.Event() for part in self.parts}
+
+        async def one(part: Part) -> None:
+            for name in part.after:
+                await up[name].wait()
+            await self._start_part(part, port=0)
+            up[part.name].set()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in self.parts:
+                    group.create_task(one(part), name=part.name)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
 
     async def wait(self) -> None:
         """Return never, unless a part can't be kept up.
@@ -113,16 +130,24 @@ class Stack:
     def record(self) -> records.StackRecord:
         """Where everything is now."""
         metrics = {name: str(ready["metrics"]) for name, ready in self._ready.items() if ready.get("metrics")}
+        if admin := self.announced("gateway", "admin"):
+            metrics["gateway"] = f"{admin}/metrics"
         return records.StackRecord(
             bootstrap_servers=self.settings.bootstrap_servers or str(self.announced("broker", "bootstrap_servers") or ""),
             supervisor=records.ProcessId(pid=os.getpid(), started=create_time(os.getpid())),
-            pids={name: records.ProcessId(pid=p.pid, started=p.started) for name, p in self._processes.items()},
+            pids={p.name: self._id(p.name) for p in self.parts if p.name in self._processes},
             metrics=metrics,
+            gateway=self.announced("gateway", "url"),
+            admin=self.announced("gateway", "admin"),
             student=self.announced("student", "url"),
             page=self.announced("console", "url"),
             model=str(self.settings.model) if self.settings.model else None,
             restarts=dict(self._restarts),
         )
+
+    def _id(self, part: str) -> records.ProcessId:
+        process = self._processes[part]
+        return records.ProcessId(pid=process.pid, started=process.started)
 
     def announced(self, part: str, field: str) -> str | None:
         """One field of what a part said when it was ready; None without that part or field."""

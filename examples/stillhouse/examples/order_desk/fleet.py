@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class FleetReport:
 
 
 async def run_fleet(
-    tasks: Sequence[DeskTask],
+    tasks: Iterable[DeskTask],
     url: str,
     model: str,
     client: Client,
@@ -74,12 +74,14 @@ async def run_fleet(
     role: PolicyRole = PolicyRole.TEACHER,
     settings: ChatSettings | None = None,
     timeout_s: float = 60.0,
+    gateway: bool = False,
+    stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> FleetReport:
     """Run every task once and publish it. A run whose model cannot be had ends as aborted, with its reason, and the others go on.
 
     Args:
-        tasks: what to do.
+        tasks: what to do; an endless stream needs a `stop`.
         url: the OpenAI-compatible address of the model, up to and with `/v1`.
         model: the model name; it is also the policy's in the events, and what prices are looked up by.
         client: publishes the runs. It is neither flushed nor closed here.
@@ -88,35 +90,42 @@ async def run_fleet(
         role: the policy's role in the events.
         settings: retries and sampling; `model` wins over the one in it.
         timeout_s: the longest wait for one answer.
+        gateway: the address is a gateway, which publishes the steps and knows whose they are and what they cost; `model` is a route.
+        stop: asked before each run; once it says so, no other begins.
         clock: seconds that only go forward.
     """
     chosen = replace(settings or ChatSettings(model=model), model=model)
-    report = FleetReport(tasks=len(tasks), notice=NOTICE if model == STAND_IN else "")
-    places, began = asyncio.Semaphore(concurrency), clock()
-    policy = Policy(role=role, model=model)
+    report, began = FleetReport(tasks=len(tasks) if isinstance(tasks, Sized) else 0, notice=NOTICE if model == STAND_IN else ""), clock()
+    policy = None if gateway else Policy(role=role, model=model)
+    waiting, endless = iter(tasks), not isinstance(tasks, Sized)
 
-    async def one(task: DeskTask, chat: AsyncOpenAI) -> None:
-        async with places:
+    async def agent(chat: AsyncOpenAI) -> None:
+        while not stop() and (task := next(waiting, None)) is not None:
+            report.tasks += endless
             await _publish_run(task, chat, chosen, client, policy, report)
-        report.seconds = clock() - began
-        if on_progress:
-            on_progress(report)
+            report.seconds = clock() - began
+            if on_progress:
+                on_progress(report)
 
     async with connect(url, timeout_s=timeout_s) as chat, asyncio.TaskGroup() as group:
-        for task in tasks:
-            group.create_task(one(task, chat))
+        for _ in range(min(concurrency, len(tasks)) if isinstance(tasks, Sized) else concurrency):
+            group.create_task(agent(chat))
     return report
 
 
 async def _publish_run(
-    task: DeskTask, chat: AsyncOpenAI, settings: ChatSettings, client: Client, policy: Policy, report: FleetReport
+    task: DeskTask, chat: AsyncOpenAI, settings: ChatSettings, client: Client, policy: Policy | None, report: FleetReport
 ) -> None:
+    """Run one task; without a policy a gateway stands in front of the model and publishes the steps."""
     turns: list[Turn] = []
     costs: list[int] = []
     about = {"id": task.id, "family": task.family, "instruction": task.instruction}
     with client.trajectory(task=about, tools=TOOLS, system_prompt=SYSTEM_PROMPT, environment=ENVIRONMENT, policy=policy) as trajectory:
 
         def publish(turn: Turn) -> None:
+            if policy is None:
+                turns.append(turn)
+                return
             cost = cost_micro_usd(turn.usage, settings.model)
             trajectory.step(
                 action=turn.action,
@@ -130,7 +139,8 @@ async def _publish_run(
             costs.append(cost or 0)
 
         try:
-            result = await run_episode(task, chat, settings, publish)
+            headers = trajectory.openai_headers() if policy is None else None
+            result = await run_episode(task, chat, settings, publish, headers)
         except StillhouseError as error:
             trajectory.feedback(source="proxy", outcome=Outcome.ABORTED, label=str(error))
             trajectory.end(outcome=Outcome.ABORTED)

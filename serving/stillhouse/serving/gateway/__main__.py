@@ -32,12 +32,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="for clients; 0 for any")
     parser.add_argument("--metrics-host", default="127.0.0.1", help="of the admin port")
     parser.add_argument("--metrics-port", type=int, default=0, help="the admin port; 0 for any")
+    parser.add_argument("--engine-url", default="", help="the students' server of routes that name none")
     return parser.parse_args(argv)
 
 
 async def _serve(args: argparse.Namespace) -> None:
     config = Config.load(args.config, state=args.state, overrides={"kafka.bootstrap_servers": args.bootstrap_servers})
-    gateway, stop = Gateway(config, engines(config)), asyncio.Event()
+    gateway, stop = Gateway(config, engines(config, args.engine_url)), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url, admin = await gateway.start(Ports(args.host, args.port, args.metrics_host, args.metrics_port))
