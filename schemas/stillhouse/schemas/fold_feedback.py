@@ -40,7 +40,7 @@ def judgements(feedback: Sequence[Feedback]) -> tuple[Judgement, ...]:
 
 
 def decide(words: Sequence[Judgement], end: TrajectoryEnded | None) -> tuple[Outcome, str, float | None]:
-    """Outcome, who said it (a source, `ended` or nobody) and reward.
+    """Outcome, who said it (a source, `ended` or nobody; an end that names its verifier is the verifier's word) and reward.
 
     A word that names no outcome (a label, a bare rating) leaves the outcome to the next source.
     """
@@ -51,7 +51,8 @@ def decide(words: Sequence[Judgement], end: TrajectoryEnded | None) -> tuple[Out
     rated = next((word.reward for word in whole if word.reward is not None), None)
     if end is None:
         return Outcome.UNKNOWN, "", rated
-    return end.outcome, "ended" if end.outcome is not Outcome.UNKNOWN else "", rated if rated is not None else end.reward
+    source = "" if end.outcome is Outcome.UNKNOWN else FeedbackSource.VERIFIER.value if end.verifier else "ended"
+    return end.outcome, source, rated if rated is not None else end.reward
 
 
 def _says_something(pair: Feedback) -> bool:

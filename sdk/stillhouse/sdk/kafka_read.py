@@ -60,3 +60,29 @@ def read_whole(
         raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers, fix=fix) from error
     finally:
         consumer.close()
+
+
+def record_count(settings: KafkaSettings, name: str, *, timeout: float = 10.0) -> int:
+    """How many records a topic holds, all partitions together.
+
+    Args:
+        settings: the section `[kafka]`.
+        name: the topic's, without the prefix.
+        timeout: seconds that the broker has for each answer.
+
+    Raises:
+        UnreachableError: no broker answers.
+    """
+    from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+    consumer: Any = Consumer(confluent_args(settings, **{"group.id": "stillhouse-count", "enable.auto.commit": False}))
+    try:
+        topic = topic_name(settings, name)
+        places = [TopicPartition(topic, number) for number in consumer.list_topics(topic, timeout=timeout).topics[topic].partitions]
+        spans = [consumer.get_watermark_offsets(place, timeout=timeout) for place in places]
+    except KafkaException as error:
+        fix = "Start it, or set [kafka] bootstrap_servers."
+        raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers, fix=fix) from error
+    finally:
+        consumer.close()
+    return sum(end - first for first, end in spans)

@@ -14,6 +14,7 @@ from stillhouse.console.demo.phases import Phases
 from stillhouse.console.demo.report import write_report
 from stillhouse.console.demo.run import Demo, Story
 from stillhouse.console.demo.settings import FAST, FULL
+from stillhouse.console.demo.summary import failures
 from stillhouse.schemas.errors import UsageError
 
 
@@ -27,7 +28,9 @@ def command(
     teacher_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
     json: context.JsonOption = False,
 ) -> None:
-    """Agents on a teacher, three windows, three students, everybody on the same held-out tasks, and a report.
+    """The whole loop: agents ask the gateway, students are trained, tried and crowned or rolled back by themselves; and a report.
+
+    Exit code 1 when no student became champion, or when a noisy copy of the champion stayed.
 
     The stack runs on free ports in a folder of its own, `demo-<seed>` (or `demo-fast-<seed>`) of the state folder.
     """
@@ -45,6 +48,10 @@ def command(
         output.print_json(report.summary)
     else:
         output.out.print(report.text, markup=False, soft_wrap=True)
+    for why in (missed := failures(settings, story)):
+        output.err.print(f"not as it should be: {why}", markup=False, soft_wrap=True)
+    if missed:
+        raise typer.Exit(1)
 
 
 def _run(work: Coroutine[None, None, Story]) -> Story:

@@ -78,6 +78,26 @@ def waterfall(path: Path, name: str, stages: Sequence[Mapping[str, Any]], note: 
     _finish(figure, axes, path, f"Curation of {name}", note)
 
 
+def canaries(path: Path, trials: Sequence[Mapping[str, Any]], note: str) -> None:
+    """The interval of each canary's success against its reference as its units come in, and the margin that a crown must clear."""
+    shown = [trial for trial in trials if trial["over_time"]] or [
+        {"student": "no canary had data", "verdict": "", "margin": 0, "over_time": []}
+    ]
+    figure, every = plt.subplots(len(shown), 1, figsize=(WIDTH, 0.9 + 1.5 * len(shown)), dpi=DPI, squeeze=False)
+    for axes, trial in zip(every[:, 0], shown, strict=True):
+        units = [p["units"] for p in trial["over_time"]]
+        axes.fill_between(units, *([100 * p[end] for p in trial["over_time"]] for end in ("lower", "upper")), color=LINES[4], alpha=0.45)
+        axes.plot(units, [100 * p["estimate"] for p in trial["over_time"]], color=LINES[0], lw=1.5)
+        axes.axhline(-100 * trial["margin"], color="#333333", lw=1, ls="--")
+        axes.axhline(0, color="#999999", lw=0.7)
+        against = trial["over_time"][-1]["against"] if trial["over_time"] else "reference"
+        axes.set_title(f"{trial.get('what', '')} {trial['student']}: {trial['verdict']}", fontsize=9, loc="left")
+        axes.set_ylabel(f"points\nvs {against}", fontsize=8)
+        axes.set_ylim(-105, 60)
+    every[-1, 0].set_xlabel("matured units of the canary")
+    _finish(figure, every[0, 0], path, every[0, 0].get_title(loc="left"), note + "; dashed: the margin")
+
+
 def _begin(height: float) -> tuple[Any, Axes]:
     return plt.subplots(figsize=(WIDTH, height), dpi=DPI)
 

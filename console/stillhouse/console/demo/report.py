@@ -12,7 +12,7 @@ from stillhouse.console.demo import charts
 from stillhouse.console.demo.html import render
 from stillhouse.console.demo.run import Story
 from stillhouse.console.demo.settings import DemoSettings
-from stillhouse.console.demo.summary import ratio_of_costs, summary
+from stillhouse.console.demo.summary import loop_fields, ratio_of_costs, summary
 from stillhouse.console.demo.text import as_text, episode_lines
 from stillhouse.trainer.evaluation.journal import Entry, read_journal
 from stillhouse.trainer.evaluation.pareto import pareto, plot
@@ -51,7 +51,7 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
         students=[(number, report, job) for report, (number, job) in zip(story.evaluated.students, story.jobs.items(), strict=True)],
         rejected=story.rejected,
     )
-    found["teacher_spend_usd"] = round(story.teacher_usd, 4)
+    found |= loop_fields(story)
     frontier = pareto(policies, teacher="teacher")
     note = story.notice + ("" if settings.claims else "; tiny random model: no claims")
     charts.success(folder / "success.png", [found["teacher"], found["base"], *found["students"]], note)
@@ -60,10 +60,11 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
         number = student["window"]
         charts.waterfall(folder / f"waterfall-{number}.png", f"window {number}", found["waterfalls"][student["name"]]["stages"], note)
     plot(frontier, folder / "pareto.png", note=note)
+    charts.canaries(folder / "canaries.png", found["canaries"], note)
     failure = one_failure(read_journal(folder / JOURNAL), found["students"][-1]["name"], seed)
     lines = episode_lines(failure) if failure else ["The last student failed no task."]
     text = as_text(found, ratio_of_costs(found), lines, folder)
-    (folder / "report.html").write_text(render(found, ratio_of_costs(found), frontier, lines), encoding="utf-8")
+    (folder / "report.html").write_text(render(found, ratio_of_costs(found), frontier, lines, story.sides), encoding="utf-8")
     (folder / "summary.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
     return Report(found, text)
 

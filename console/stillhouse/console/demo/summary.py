@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stillhouse.console.demo.run import Story
 from stillhouse.console.demo.settings import DemoSettings
+from stillhouse.console.demo.trials import as_fields
 from stillhouse.trainer.evaluation.report import PolicyReport
 
 Fields = dict[str, Any]
@@ -77,6 +79,36 @@ def summary(
         "rejected": [{"window": number, "reason": result["reason"]} for number, result in rejected.items()],
         "waterfalls": {report.name: result["waterfall"] for _, report, result in students},
     }
+
+
+def loop_fields(story: Story) -> Fields:
+    """What the loop did: champion, canaries, money and events."""
+    accounts = story.accounts
+    assert accounts is not None, "written when the demo is over"
+    return {
+        "champion": story.champion,
+        "canaries": [as_fields(trial, found) for trial, found in story.trials],
+        "reruns": story.reruns,
+        "cost": {
+            "teacher_only_usd": round(accounts.teacher_only_usd, 6),
+            "spent_usd": round(accounts.spent_usd, 6),
+            "ledger": {variant: round(usd, 6) for variant, usd in accounts.ledger.items()},
+        },
+        "events": {"emitted": accounts.emitted, "stored": accounts.stored, "dlq": accounts.dlq},
+    }
+
+
+def failures(settings: DemoSettings, story: Story) -> list[str]:
+    """Why the demo did not show what it is there to show; empty where it did, or claims nothing."""
+    if not settings.claims:
+        return []
+    found = [] if story.champion else ["no student became champion"]
+    noisy, again = story.trial("noisy"), story.trial("again")
+    if noisy is not None and noisy.verdict != "rollback":
+        found.append(f"the noisy student stayed: {noisy.verdict}")
+    if again is not None and again.verdict == "rollback":
+        found.append(f"the champion was rolled back under another name: {again.reason}")
+    return found
 
 
 def _training(result: Fields) -> Fields:

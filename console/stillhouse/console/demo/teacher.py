@@ -1,9 +1,8 @@
-"""The demo's teacher: the scripted stand-in as a part of the stack, or any real one by its address."""
+"""The demo's teacher: the scripted stand-in as a process, or any real one by its address."""
 
 import sys
 from dataclasses import dataclass
 
-from stillhouse.console.stack.parts import Part
 from stillhouse.examples.order_desk.pricing import NOTICE, PRICED_AS, STAND_IN
 
 
@@ -24,10 +23,9 @@ class Teacher:
     notice: str
 
 
-def part(latency_ms: int) -> Part:
-    """The stand-in as a process of the stack."""
-    module = "stillhouse.examples.order_desk.teacher"
-    return Part("teacher", lambda ready, port: (sys.executable, "-m", module, "--port", str(port), "--latency-ms", str(latency_ms)))
+def command(latency_ms: int) -> tuple[str, ...]:
+    """The command that starts the stand-in."""
+    return (sys.executable, "-m", "stillhouse.examples.order_desk.teacher", "--port", "0", "--latency-ms", str(latency_ms))
 
 
 def stand_in(announced: str) -> Teacher:

@@ -22,6 +22,12 @@ def as_text(found: Mapping[str, Any], ratios: Mapping[str, float | None], failur
     for kind, ratio in ratios.items():
         if ratio is not None:
             lines.append(f"a success of the last student costs 1/{ratio:,.0f} of the teacher's, {kind}")
+    lines += ["", f"champion: {found['champion'] or 'none'}", *_canaries(found)]
+    cost, events = found["cost"], found["events"]
+    lines += [
+        f"spent ${cost['spent_usd']:,.2f}; the teacher alone would have cost ${cost['teacher_only_usd']:,.2f}",
+        f"events: {events['emitted']:,} emitted, {events['stored']:,} stored, {events['dlq']:,} in the DLQ",
+    ]
     for window in found["rejected"]:
         lines += textwrap.wrap(f"window {window['window']} made no student: {window['reason']}", WIDTH)
     seconds = found["phases"]
@@ -30,6 +36,21 @@ def as_text(found: Mapping[str, Any], ratios: Mapping[str, float | None], failur
     lines += ["", *(line.replace("\xa0", " ") for line in textwrap.wrap(spent, WIDTH, break_on_hyphens=False))]
     lines += ["", "One failure of the last student, drawn at random:", *failure, "", f"report: {folder / 'report.html'}"]
     return "\n".join(lines)
+
+
+def _canaries(found: Mapping[str, Any]) -> list[str]:
+    """A line for each canary: who, how it ended, and on how much evidence."""
+    lines = []
+    for trial in found["canaries"]:
+        units, interval = trial["units"], trial["interval"]
+        span = f", success {100 * interval[0]:+.0f} … {100 * interval[1]:+.0f} points" if interval else ""
+        late = trial["seconds_from_verdict_to_last_request"]
+        after = f", last answer {late:.1f} s after the verdict" if late is not None else ""
+        told = (
+            f"canary of {trial['student']} ({trial['what']}): {trial['verdict']}, {units['canary']} : {units['control']} units{span}{after}"
+        )
+        lines += textwrap.wrap(told, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
 
 
 def _policies(found: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from stillhouse.examples.order_desk.tools import SYSTEM_PROMPT, TOOLS
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.schemas.events import Outcome, Policy, PolicyRole
 from stillhouse.sdk.client import Client
+from stillhouse.sdk.trajectory import Trajectory
 
 AGENT = "order-desk"
 
@@ -113,6 +114,27 @@ async def run_fleet(
     return report
 
 
+def steps_into(trajectory: Trajectory, task: DeskTask, model: str, spent: Callable[[int], None]) -> Callable[[Turn], None]:
+    """Publishes each turn as a step of a run; `spent` hears what it cost."""
+    began = False
+
+    def publish(turn: Turn) -> None:
+        nonlocal began
+        cost = cost_micro_usd(turn.usage, model)
+        trajectory.step(
+            action=turn.action,
+            observation=list(turn.observation),
+            state=[] if began else [{"role": "user", "content": task.instruction}],
+            usage=turn.usage,
+            cost_micro_usd=cost,
+            latency_ms=turn.latency_s * 1000,
+        )
+        began = True
+        spent(cost or 0)
+
+    return publish
+
+
 async def _publish_run(
     task: DeskTask, chat: AsyncOpenAI, settings: ChatSettings, client: Client, policy: Policy | None, report: FleetReport
 ) -> None:
@@ -121,22 +143,12 @@ async def _publish_run(
     costs: list[int] = []
     about = {"id": task.id, "family": task.family, "instruction": task.instruction}
     with client.trajectory(task=about, tools=TOOLS, system_prompt=SYSTEM_PROMPT, environment=ENVIRONMENT, policy=policy) as trajectory:
+        step = steps_into(trajectory, task, settings.model, costs.append) if policy is not None else None
 
         def publish(turn: Turn) -> None:
-            if policy is None:
-                turns.append(turn)
-                return
-            cost = cost_micro_usd(turn.usage, settings.model)
-            trajectory.step(
-                action=turn.action,
-                observation=list(turn.observation),
-                state=[] if turns else [{"role": "user", "content": task.instruction}],
-                usage=turn.usage,
-                cost_micro_usd=cost,
-                latency_ms=turn.latency_s * 1000,
-            )
+            if step is not None:
+                step(turn)
             turns.append(turn)
-            costs.append(cost or 0)
 
         try:
             headers = trajectory.openai_headers() if policy is None else None
