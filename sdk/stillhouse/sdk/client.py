@@ -18,10 +18,11 @@ import msgspec
 import uuid_utils
 
 from stillhouse.schemas.errors import PermanentError
-from stillhouse.schemas.events import AgentEvent, ClientReport, FeedbackSource, Outcome, Policy, Task
+from stillhouse.schemas.events import AgentEvent, FeedbackSource, Outcome, Policy, Task
 from stillhouse.schemas.topics import EVENTS, SCHEMAS
+from stillhouse.sdk.clean import cleaned
 from stillhouse.sdk.config import Config
-from stillhouse.sdk.handover import Draft, Handover, snapshot
+from stillhouse.sdk.handover import CleanEvent, Draft, Handover, snapshot
 from stillhouse.sdk.kafka import KafkaSettings, confluent_producer_args, schema_registry, topic_name
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.redaction import Redactor
@@ -91,7 +92,7 @@ class Client:
             way_in=way_in,
             redactor=redaction or Redactor(),
             limits=limits,
-            report=self._client_report,
+            clock=clock,
             registry=schema_registry(settings),
         )
         self._lock = threading.RLock()  # held for moments only; reentrant, because a signal handler may call anything here
@@ -240,9 +241,13 @@ class Client:
             self._runners = part.Runners(self, self._setup.tenant, self._kafka, part.open_store)
         return self._runners
 
-    def emit(self, event: AgentEvent) -> bool:
+    def emit(self, event: AgentEvent | CleanEvent) -> bool:
         """Hand over a whole event, as importers do. False when it was refused (counted in `stats`)."""
         return self._put(event)
+
+    def redact(self, event: AgentEvent) -> CleanEvent | None:
+        """An event for `emit` whose secrets are out already, for programs that write it down before. None: refused, as by `emit`."""
+        return cleaned(event, self._setup.redactor, self._counters, self._refused)
 
     def put(self, event: AgentEvent, timeout: float = 60.0) -> bool:
         """`emit` for programs that may wait, such as importers: with a full queue it waits for room.
@@ -274,13 +279,13 @@ class Client:
         event_id = str(uuid_utils.uuid7())
         return event_id if self._put(Draft(kind, event_id, trajectory_id, self._clock() // 1000, fields, policy)) else None
 
-    def _put(self, event: Draft | AgentEvent) -> bool:
+    def _put(self, event: Draft | AgentEvent | CleanEvent) -> bool:
         if self._closing:
             return self._refused(Refusal.CLOSED)
         try:
             if self._worker is None:  # the first event after a fork
                 self._start()
-            if self._handover.put(snapshot(event)):
+            if self._handover.put(snapshot(event), clean=isinstance(event, CleanEvent)):
                 return True
         except Exception as error:  # noqa: BLE001 - whatever the agent passed, it must not notice
             return self._refused(Refusal.BAD_INPUT, type(error).__name__)
@@ -358,16 +363,6 @@ class Client:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close, without blocking the event loop."""
         await self.aclose()
-
-    def _client_report(self, dropped: dict[str, int]) -> AgentEvent:
-        return AgentEvent(
-            event_id=str(uuid_utils.uuid7()),
-            tenant=self._setup.tenant,
-            trajectory_id=f"client-{uuid_utils.uuid7()}",
-            occurred_at=self._clock() // 1000,
-            agent=self._setup.agent,
-            body=ClientReport(dropped=dropped),
-        )
 
     def _after_fork(self) -> None:
         """In the child: the thread is gone, and queue, producer and spool are the parent's."""

@@ -34,12 +34,22 @@ class Draft(msgspec.Struct, frozen=True, array_like=True):
     policy: Any = None
 
 
+class CleanEvent(NamedTuple):
+    """The JSON text of an event whose secrets are out. `Client.redact` makes it; `emit` takes it."""
+
+    data: bytes
+
+
 class Item(NamedTuple):
-    """One place in the queue: a snapshot and when it was taken (monotonic seconds), or a call for the thread to make."""
+    """One place in the queue: a snapshot and when it was taken (monotonic seconds), or a call for the thread to make.
+
+    `clean` is the snapshot of an event that was redacted before.
+    """
 
     since: float
     snapshot: bytes
     call: Callable[[], None] | None = None
+    clean: bool = False
 
 
 def _plain(value: Any) -> Any:
@@ -57,12 +67,14 @@ def _plain(value: Any) -> Any:
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-def snapshot(draft: Draft | AgentEvent) -> bytes:
+def snapshot(draft: Draft | AgentEvent | CleanEvent) -> bytes:
     """A deep copy, as JSON text.
 
     Raises:
         TypeError, ValueError, RecursionError: something in it cannot be part of an event; or what an object's own conversion raises.
     """
+    if isinstance(draft, CleanEvent):
+        return draft.data
     try:
         return _encode(draft)
     except UnicodeEncodeError:  # a lone surrogate, which models and tools do produce, and which UTF-8 cannot hold
@@ -94,12 +106,12 @@ class Handover:
         self._taken = 0
         self._calls = 0
 
-    def put(self, data: bytes) -> bool:
+    def put(self, data: bytes, clean: bool = False) -> bool:
         """Queue a snapshot; False when the queue is full."""
         if self._queue.qsize() >= self._max_events or self._bytes + len(data) > self._max_bytes:
             return False
         self._bytes += len(data)
-        self._queue.put(Item(monotonic(), data))
+        self._queue.put(Item(monotonic(), data, clean=clean))
         return True
 
     def call(self, function: Callable[[], None]) -> None:

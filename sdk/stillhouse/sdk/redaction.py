@@ -12,6 +12,7 @@ import msgspec
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import AgentEvent, StepTaken
+from stillhouse.sdk.stats import Refusal
 
 Span = tuple[int, int]
 Finder = Callable[[str], Iterable[Span]]
@@ -32,6 +33,11 @@ class RedactionError(PermanentError):
     def __init__(self, what: str, rule: str, *, in_id: bool = False) -> None:
         self.rule, self.in_id = rule, in_id
         super().__init__(what, where=rule)
+
+
+def why_refused(error: RedactionError) -> Refusal:
+    """The reason that is counted for an event that must not go on."""
+    return Refusal.SECRET_IN_ID if error.in_id else Refusal.REDACTION_FAILED
 
 
 class Rule:

@@ -11,17 +11,18 @@ from time import monotonic
 from typing import Any
 
 import msgspec
+import uuid_utils
 
 from stillhouse.schemas.codec import SchemaPendingError, UndecodableError, decode, encode, headers_for, schema_record
 from stillhouse.schemas.errors import PermanentError
-from stillhouse.schemas.events import AgentEvent, Policy
+from stillhouse.schemas.events import AgentEvent, ClientReport, Policy
 from stillhouse.schemas.registry import ConfluentRegistry
 from stillhouse.schemas.topics import EVENT_MAX_BYTES
 from stillhouse.sdk.framing import Framing
 from stillhouse.sdk.handover import Handover, Item
 from stillhouse.sdk.limits import Limits
 from stillhouse.sdk.normalise import event_from_snapshot
-from stillhouse.sdk.redaction import RedactionError, Redactor
+from stillhouse.sdk.redaction import RedactionError, Redactor, why_refused
 from stillhouse.sdk.rejected import RejectedFolder
 from stillhouse.sdk.sender import Sender
 from stillhouse.sdk.spool import Spool
@@ -50,7 +51,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     way_in: str
     redactor: Redactor
     limits: Limits
-    report: Callable[[dict[str, int]], AgentEvent]
+    clock: Callable[[], int]
     registry: ConfluentRegistry | None = None
 
 
@@ -139,6 +140,8 @@ class Worker:
 
     def _one(self, item: Item) -> None:
         event = self._event(item)
+        if event is not None and not item.clean:
+            event = self._redacted(event)
         if event is not None:
             self._send(event, item.since)
 
@@ -150,14 +153,17 @@ class Worker:
             self._refuse(Refusal.BAD_INPUT, error)
         return None
 
-    def _send(self, event: AgentEvent, since: float) -> None:
+    def _redacted(self, event: AgentEvent) -> AgentEvent | None:
         try:
             event, found = self._setup.redactor.redact(event)
         except RedactionError as error:
-            self._refuse(Refusal.SECRET_IN_ID if error.in_id else Refusal.REDACTION_FAILED, error)
-            return
+            self._refuse(why_refused(error), error)
+            return None
         if found:
             self._counters.redact(found)
+        return event
+
+    def _send(self, event: AgentEvent, since: float) -> None:
         try:
             value = encode(event, schema_id=self._framing.schema_id())
             ready = parcel(self._setup.topic, event.key.encode(), value, headers_for(event, self._setup.way_in))
@@ -198,7 +204,19 @@ class Worker:
         new = {reason: count - self._reported.get(reason, 0) for reason, count in now.items() if count > self._reported.get(reason, 0)}
         if new:
             self._reported = now
-            self._send(self._setup.report(new), monotonic())
+            report = self._redacted(self._client_report(new))
+            if report is not None:
+                self._send(report, monotonic())
+
+    def _client_report(self, dropped: dict[str, int]) -> AgentEvent:
+        return AgentEvent(
+            event_id=str(uuid_utils.uuid7()),
+            tenant=self._setup.tenant,
+            trajectory_id=f"client-{uuid_utils.uuid7()}",
+            occurred_at=self._setup.clock() // 1000,
+            agent=self._setup.agent,
+            body=ClientReport(dropped=dropped),
+        )
 
     def _finish(self) -> None:
         assert self._deadline is not None

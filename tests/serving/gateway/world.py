@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from stillhouse.schemas.events import AgentEvent
 from stillhouse.schemas.facts import StudentStage, StudentState
 from stillhouse.schemas.route_state import RouteStates
 from stillhouse.sdk.config import Config
+from stillhouse.sdk.handover import CleanEvent, snapshot
+from stillhouse.sdk.redaction import Redactor
 from stillhouse.serving.gateway.backend import Attestation, Call, OnText, Reply, Verdict
 from stillhouse.serving.gateway.server import Gateway, Ports
 
@@ -33,9 +36,12 @@ class Events:
         self.events: list[AgentEvent] = []
         self.full = False
 
-    def emit(self, event: AgentEvent) -> bool:
+    def redact(self, event: AgentEvent) -> CleanEvent | None:
+        return CleanEvent(snapshot(Redactor().redact(event).event))
+
+    def emit(self, event: CleanEvent) -> bool:
         if not self.full:
-            self.events.append(event)
+            self.events.append(msgspec.json.decode(event.data, type=AgentEvent))
         return not self.full
 
     def bodies(self, kind: type) -> list[Any]:
@@ -232,11 +238,13 @@ def config_of(state: Path, url: str, more: dict[str, str] | None = None, kafka: 
 
 
 @asynccontextmanager
-async def running(state: Path, upstream: Upstream, engine: FakeEngine | None = None, **more: str) -> AsyncIterator[Desk]:
-    """A gateway on an upstream that runs already."""
+async def running(
+    state: Path, upstream: Upstream, engine: FakeEngine | None = None, *, kafka: str = "", **more: str
+) -> AsyncIterator[Desk]:
+    """A gateway on an upstream that runs already. With `kafka`, events go to the SDK's client."""
     events = Events()
     engines = {"desk": engine} if engine else {}
-    gateway = Gateway(config_of(state, upstream.url, more), engines, sink=events, follow=False)
+    gateway = Gateway(config_of(state, upstream.url, more, kafka), engines, sink=None if kafka else events, follow=False)
     url, admin = await gateway.start(Ports())
     async with aiohttp.ClientSession() as session:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -136,9 +137,10 @@ class GatewayApp:
             raise ApiError(404, what, code="outcome_not_found", param="revises")
         event = feedback_event(told, run, desk.now())
         desk.memory.add_outcome(run.key, told.source, told.step, event.event_id)
-        desk.capture.keep([event])
+        events = desk.capture.redact([event])
+        desk.capture.keep(events)
         await desk.memory.committed()
-        desk.capture.send([event])
+        desk.capture.send(events)
         desk.instruments.count("outcomes_total", told.source)
         answer = {"id": event.event_id, "object": "stillhouse.outcome", "trajectory": told.trajectory}
         return web.json_response(answer, status=201)
@@ -196,10 +198,11 @@ class GatewayApp:
         except ClientGoneError:
             return Outlet(request).abandon()
         except StillhouseError as error:
-            log.error("request_failed", error=str(error), kind=type(error).__name__)
+            log.error("request_failed", error=self.desk.redactor.text(str(error)), kind=type(error).__name__)
             return self._error(ApiError(500, str(error), code="internal_error"))
-        except Exception as error:
-            log.error("request_crashed", exc_info=error)
+        except Exception as error:  # noqa: BLE001 - logged whole
+            trace = "".join(traceback.format_exception(error))  # its last line may quote the request
+            log.error("request_crashed", exception=self.desk.redactor.text(trace))
             return self._error(ApiError(500, "The gateway failed on this request", code="internal_error"))
 
     def _error(self, error: ApiError) -> web.Response:

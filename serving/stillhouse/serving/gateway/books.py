@@ -18,7 +18,7 @@ log = structlog.get_logger()
 async def settle(desk: Desk, route: Route, exchange: Exchange, answers: Sequence[Answer]) -> None:
     """Write it, in one transaction, and hand the events over. A memory that fails is counted, and no reason to fail the request."""
     call, last = exchange.call, answers[-1]
-    events = events_of(exchange, answers, desk.now()) if exchange.given.capture else []
+    events = desk.capture.redact(events_of(exchange, answers, desk.now())) if exchange.given.capture else []
     try:
         if last.message is not None and last.error is None:
             desk.memory.remember_chain(chain_hash(route.name, call.tenant, [*call.messages, last.message]), call.trajectory)

@@ -1,7 +1,8 @@
-"""The gateway's own traffic as events. Never blocks or fails a request; survives kill -9.
+"""The gateway's own traffic as events. Never blocks or fails a request; survives kill -9; writes down nothing with a secret in it.
 
 The SDK promises an event on disk or with the broker within a second of emit. What the gateway's memory committed with the reply covers
-that second: it is kept for `KEEP_S`, and the next process sends again what it finds. Ids are derived, so twice is once.
+that second: it is kept for `KEEP_S`, and the next process sends again what it finds. Ids are derived, so twice is once. Since the memory
+is a file, events are redacted before it, by the SDK's client, which then takes them as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,19 +12,23 @@ import msgspec
 import structlog
 
 from stillhouse.schemas.events import AgentEvent
+from stillhouse.sdk.handover import CleanEvent
 from stillhouse.serving.gateway.instruments import Instruments
 from stillhouse.serving.gateway.memory import Memory
 
 KEEP_S = 30.0
 log = structlog.get_logger()
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AgentEvent).decode
 
 
 class Sink(Protocol):
     """Where events go: the SDK's client."""
 
-    def emit(self, event: AgentEvent) -> bool:
+    def redact(self, event: AgentEvent) -> CleanEvent | None:
+        """Take the secrets out; None when the event is refused."""
+        ...
+
+    def emit(self, event: CleanEvent) -> bool:
         """Hand over an event without waiting; False when it was refused."""
         ...
 
@@ -42,23 +47,30 @@ class Capture:
         self._sink, self._memory, self._instruments, self._now = sink, memory, instruments, now
         self._trimmed = now()
 
-    def keep(self, events: Sequence[AgentEvent]) -> None:
+    def redact(self, events: Sequence[AgentEvent]) -> list[CleanEvent]:
+        """The events as they may be written and sent, without those that may not (counted)."""
+        clean = [event for event in map(self._sink.redact, events) if event is not None]
+        if refused := len(events) - len(clean):
+            self._instruments.count("capture_refused_total", amount=refused)
+        return clean
+
+    def keep(self, events: Sequence[CleanEvent]) -> None:
         """Write events into the memory's transaction."""
         now = self._now()
         for event in events:
-            self._memory.add_event(now, _encode(event))
+            self._memory.add_event(now, event.data)
         if now - self._trimmed > KEEP_S * 1e6 / 4:
             self._trimmed = now
             self._memory.forget_events(round(now - KEEP_S * 1e6))
 
-    def send(self, events: Sequence[AgentEvent]) -> None:
+    def send(self, events: Sequence[CleanEvent]) -> None:
         """Hand events over."""
         for event in events:
             if not self._sink.emit(event):
                 self._instruments.count("capture_refused_total")
 
     def recover(self) -> int:
-        """Send what the process before this one may not have sent; gives how many events."""
-        events = [_decode(data) for data in self._memory.events()]
+        """Send what the process before this one may not have sent; gives how many events. Today's rules may be stricter than its own."""
+        events = self.redact([_decode(data) for data in self._memory.events()])
         self.send(events)
         return len(events)

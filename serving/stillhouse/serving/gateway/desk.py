@@ -3,11 +3,13 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import uuid_utils
 
 from stillhouse.schemas.keys import trajectory_key
 from stillhouse.schemas.route_state import RouteState, RouteStates
+from stillhouse.sdk.redaction import Redactor
 from stillhouse.serving.gateway.assignment import TEACHER, Placed, Why, place, unenrolled, variant
 from stillhouse.serving.gateway.backend import Call, StudentEngine
 from stillhouse.serving.gateway.capture import Capture
@@ -17,7 +19,7 @@ from stillhouse.serving.gateway.instruments import Instruments
 from stillhouse.serving.gateway.keys import Keys
 from stillhouse.serving.gateway.memory import Memory, Run
 from stillhouse.serving.gateway.prices import MICRO, BusyTime
-from stillhouse.serving.gateway.requests import Asked, Given
+from stillhouse.serving.gateway.requests import PREFIX, Asked, Given
 from stillhouse.serving.gateway.student_wire import servable
 from stillhouse.serving.gateway.teacher import Teacher
 from stillhouse.serving.routes import RouteSettings
@@ -43,6 +45,7 @@ class Desk:
     memory: Memory
     capture: Capture
     instruments: Instruments
+    redactor: Redactor = field(default_factory=Redactor)
     states: RouteStates = field(default_factory=RouteStates)
     draining: bool = False
 
@@ -71,8 +74,11 @@ class Desk:
         """The trajectory of a request: as remembered, its id, and whether it is new.
 
         Raises:
-            ApiError: it has spent its budget.
+            ApiError: it has spent its budget, or its given id holds a secret.
         """
+        if given.trajectory and self.secret(given.trajectory):
+            name = PREFIX + "trajectory"
+            raise ApiError(400, f"{name} holds a secret", code="invalid_header", param=name, fix="An id is stored: make it a random one.")
         trajectory = given.trajectory or self._continued(route, tenant, asked) or str(uuid_utils.uuid7())
         key = trajectory_key(tenant, trajectory)
         found = self.memory.run(key)
@@ -100,6 +106,10 @@ class Desk:
             return TEACHER, Why.UNCOVERED
         return chosen, why
 
+    def secret(self, text: str) -> bool:
+        """Whether a text holds a secret, and may not be stored."""
+        return self.redactor.text(text) != text
+
     def _continued(self, route: Route, tenant: str, asked: Asked) -> str | None:
         before = prefix(asked.messages)
         return self.memory.trajectory_of(chain_hash(route.name, tenant, before)) if before else None
@@ -110,6 +120,8 @@ class Desk:
             run = self._as_run(key, route, key, place(state, key, route.settings.holdback))
         else:
             named = given.conversation if kind == "conversation" else given.user or user
+            if named and self.secret(named):  # a unit is stored, and must stay the same one
+                named = sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
             unit = trajectory_key(tenant, named) if named else None
             run = self._as_run(key, route, unit, unenrolled(state) if unit is None else self._of_unit(state, route, unit))
             # Outside a canary the arm is the hash's alone: a stored one would keep the unit from the next champion.

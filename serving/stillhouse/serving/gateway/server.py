@@ -12,6 +12,7 @@ from stillhouse.schemas.errors import PermanentError
 from stillhouse.sdk.client import Client
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.redaction import Redactor
 from stillhouse.serving.gateway.admin import admin_application
 from stillhouse.serving.gateway.app import GatewayApp
 from stillhouse.serving.gateway.backend import StudentEngine
@@ -73,14 +74,15 @@ class Gateway:
         instruments, self._runners = Instruments(), list[web.AppRunner]()
         self._memory = Memory(config.state_dir("run") / "gateway")
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=True, trust_env=False)
+        redactor = Redactor()
         self._client: Client | None = None
         if self.sink is None:
             spool = config.state_dir("spool") / "gateway"
-            self._client = Client(settings=self._kafka, spool=spool, agent="gateway", way_in="gateway")
+            self._client = Client(settings=self._kafka, spool=spool, agent="gateway", way_in="gateway", redaction=redactor)
         sink = self.sink if self.sink is not None else self._client
         assert sink is not None
         capture = Capture(sink, self._memory, instruments, Desk.now)
-        self.desk = Desk(self._routes(), keys, self._memory, capture, instruments)
+        self.desk = Desk(self._routes(), keys, self._memory, capture, instruments, redactor)
         if sent_again := capture.recover():
             log.info("events_sent_again", events=sent_again)
         self._stop, self.follower = asyncio.Event(), Follower(self.desk, self._kafka)
