@@ -3,12 +3,15 @@
 import random
 from collections.abc import Sequence
 from functools import partial
+from threading import Event
 
 import pytest
 import torch
 
+from stillhouse.serving.student.catalog import NoSuchModelError
 from stillhouse.serving.student.engine import Engine
 from stillhouse.serving.student.generation import Generation, Result, Sampling
+from stillhouse.serving.student.loop import ModelLoop
 from stillhouse.serving.student.model import ServedModel
 from stillhouse.serving.student.scheduler import Limits
 from tests.serving.conftest import VOCABULARY, random_llama
@@ -168,3 +171,22 @@ def test_cancelled_work_frees_its_lane() -> None:
     e.cancel(key)
     assert [r.finish for r in results] == ["abort"]
     assert len(run(e, [(4, 5)])[0].tokens) == 12
+
+
+def test_a_request_that_an_unloading_overtook_ends_alone() -> None:
+    e, prompt = engine(), prompts(1)[0]
+    loop, results, ended = ModelLoop(e), dict[str, Result](), Event()
+
+    def end(name: str, result: Result) -> None:
+        results[name] = result
+        if len(results) == 2:
+            ended.set()
+
+    for adapter in ("gone", ""):  # both are in the queue before the first step
+        loop.submit(Generation(adapter, prompt, 12, frozenset(), partial(end, adapter)))
+    loop.start()
+    assert ended.wait(60)
+    loop.stop()
+    loop.join(60)
+    assert isinstance(results["gone"].error, NoSuchModelError)
+    assert (results[""].error, results[""].tokens) == (None, reference(prompt, 12))

@@ -9,6 +9,7 @@ from itertools import groupby, takewhile
 import torch
 
 from stillhouse.serving.student.attention import arrange
+from stillhouse.serving.student.catalog import NoSuchModelError
 from stillhouse.serving.student.generation import FinishReason, Generation, Result
 from stillhouse.serving.student.lanes import Lanes, cut_segment
 from stillhouse.serving.student.model import ServedModel
@@ -76,7 +77,10 @@ class Engine:
 
         Raises:
             QueueFullError: too many wait.
+            NoSuchModelError: its adapter is not loaded any more. In a step it would take everybody else's generations with it.
         """
+        if generation.adapter not in self.model.weights:
+            raise NoSuchModelError(f"The model `{generation.adapter}` was unloaded")
         self._next += 1
         running = Running(
             self._next, generation.adapter, generation.prompt, generation.max_new, self._clock(), scored=generation.score_prompt

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
+from stillhouse.serving.student.catalog import NoSuchModelError
 from stillhouse.serving.student.engine import Engine
 from stillhouse.serving.student.generation import Generation, Result
 from stillhouse.serving.student.scheduler import QueueFullError
@@ -58,7 +59,7 @@ class ModelLoop(threading.Thread):
         def command() -> None:
             try:
                 ticket.key = self.engine.submit(generation)
-            except QueueFullError as error:  # the queue filled up since
+            except (QueueFullError, NoSuchModelError) as error:  # the queue filled up since, or the adapter was unloaded
                 generation.on_end(Result(finish="abort", error=error))
 
         self.call(command)

@@ -86,6 +86,10 @@ class WeightSets:
         """The weight's shape (out, in) of each linear layer."""
         return {name: layer.base.shape for name, layer in self.linears.items()}
 
+    def __contains__(self, adapter: str) -> bool:
+        """Whether an adapter is known; the empty name, the base model, always is."""
+        return not adapter or adapter in self._deltas
+
     def add(self, adapter: str, deltas: Deltas) -> None:
         """Know an adapter: `deltas()` gives what it adds to each named layer's weight."""
         self._deltas[adapter] = deltas
