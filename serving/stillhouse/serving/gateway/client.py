@@ -8,6 +8,12 @@ WRITE_S = 60.0
 _STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
+class _Stream(web.StreamResponse):
+    """A stream whose first part follows its headers at once: they go out together."""
+
+    _send_headers_immediately = False
+
+
 class ClientGoneError(Exception):
     """The client left, or takes nothing."""
 
@@ -40,28 +46,24 @@ class Outlet:
         Raises:
             ClientGoneError: it cannot be sent.
         """
+        await self._send(data, last=False)
+
+    async def end(self, data: bytes) -> web.StreamResponse:
+        """Send the last part of a stream.
+
+        Raises:
+            ClientGoneError: it cannot be sent.
+        """
+        return await self._send(data, last=True)
+
+    async def _send(self, data: bytes, *, last: bool) -> web.StreamResponse:
         try:
             async with asyncio.timeout(self._write_s):
                 if self._response is None:
-                    response = web.StreamResponse(headers=self.headers | _STREAM)
+                    response = _Stream(headers=self.headers | _STREAM)
                     await response.prepare(self._request)
                     self._response = response
-                await self._response.write(data)
-        except TimeoutError as error:
-            raise ClientGoneError(f"the client took nothing for {self._write_s:g} s") from error
-        except ConnectionError as error:
-            raise ClientGoneError("the client left") from error
-
-    async def end(self) -> web.StreamResponse:
-        """End the stream.
-
-        Raises:
-            ClientGoneError: the client left before.
-        """
-        assert self._response is not None
-        try:
-            async with asyncio.timeout(self._write_s):
-                await self._response.write_eof()
+                await (self._response.write_eof(data) if last else self._response.write(data))
         except TimeoutError as error:
             raise ClientGoneError(f"the client took nothing for {self._write_s:g} s") from error
         except ConnectionError as error:

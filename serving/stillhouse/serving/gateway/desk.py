@@ -35,6 +35,10 @@ class Route:
     engine: StudentEngine | None
     busy: BusyTime
 
+    def __post_init__(self) -> None:
+        """What it serves until the topic `students` names it."""
+        self.unnamed = RouteState(route=self.name)
+
 
 @dataclass
 class Desk:
@@ -56,7 +60,7 @@ class Desk:
 
     def state(self, route: Route) -> RouteState:
         """What a route serves now."""
-        return self.states.of(route.name)
+        return self.states.routes.get(route.name) or route.unnamed
 
     def route(self, name: str, tenant: str) -> Route:
         """The route that a tenant asked for.
@@ -79,9 +83,10 @@ class Desk:
         if given.trajectory and self.secret(given.trajectory):
             name = PREFIX + "trajectory"
             raise ApiError(400, f"{name} holds a secret", code="invalid_header", param=name, fix="An id is stored: make it a random one.")
-        trajectory = given.trajectory or self._continued(route, tenant, asked) or str(uuid_utils.uuid7())
+        known = given.trajectory or self._continued(route, tenant, asked)
+        trajectory = known or str(uuid_utils.uuid7())
         key = trajectory_key(tenant, trajectory)
-        found = self.memory.run(key)
+        found = self.memory.run(key) if known else None
         if found is None:
             found, first = self._new_run(route, tenant, key, given, user), True
         elif found.route != route.name:  # assigned on another route: here it is a guest

@@ -1,7 +1,7 @@
 """The gateway's only memory: which run a conversation is, which arm a unit is in, what was spent. SQLite, written before the reply.
 
-A commit lets the process die (kill -9) without losing it; the machine may lose the last moments. Commits of requests that run at once
-are one commit.
+A commit lets the process die (kill -9) without losing it; the machine may lose the last moments. What requests that run at once write is
+one commit, and one statement for each table.
 """
 
 import asyncio
@@ -25,6 +25,18 @@ create table if not exists outbox (id integer primary key, at integer not null, 
 create table if not exists ledger (tenant text, route text, variant text, requests integer not null, estimated integer not null,
     input integer not null, cached integer not null, output integer not null, cost integer not null, primary key (tenant, route, variant)) ;
 """
+_CHAIN = "insert or replace into chains values (?, ?)"
+_RUN = "insert or ignore into runs values (?, ?, ?, ?, ?, ?, ?, ?)"
+_UNIT = "insert or ignore into units values (?, ?, ?, ?, ?, ?)"
+_SPENT = "update runs set spent = spent + ? where key = ?"
+_LEDGER = """insert into ledger values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set requests = requests + excluded.requests,
+    estimated = estimated + excluded.estimated, input = input + excluded.input, cached = cached + excluded.cached,
+    output = output + excluded.output, cost = cost + excluded.cost"""
+_OUTCOME = "insert or replace into outcomes values (?, ?, ?, ?)"
+_EVENT = "insert into outbox (at, event) values (?, ?)"
+_FORGET = "delete from outbox where at < ?"
+_STATEMENTS = (_CHAIN, _RUN, _UNIT, _SPENT, _LEDGER, _OUTCOME, _EVENT, _FORGET)
+"""In the order in which they are executed: a run is there before it spends."""
 _BOUNDED = ("chains", "runs", "units", "outcomes")
 _SWEEP_EVERY = 4096
 
@@ -70,6 +82,8 @@ class Memory:
     def __init__(self, folder: Path, rows: int = 1_000_000) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._rows, self._writes = rows, 0
+        self._queue: dict[str, list[tuple[object, ...]]] = {}
+        self._failed: sqlite3.Error | None = None
         self._pending: asyncio.Future[None] | None = None
         try:
             self._db = sqlite3.connect(folder / FILE, isolation_level=None, timeout=1.0, cached_statements=64)
@@ -83,32 +97,32 @@ class Memory:
 
     def trajectory_of(self, chain: bytes) -> str | None:
         """The run that a conversation so far belongs to."""
-        found = self._db.execute("select trajectory from chains where hash = ?", (chain,)).fetchone()
+        found = self._read("select trajectory from chains where hash = ?", (chain,)).fetchone()
         return None if found is None else str(found[0])
 
     def remember_chain(self, chain: bytes, trajectory: str) -> None:
         """Find this conversation again."""
-        self._write("insert or replace into chains values (?, ?)", (chain, trajectory))
+        self._write(_CHAIN, (chain, trajectory))
 
     def run(self, key: str) -> Run | None:
         """A trajectory, by its key."""
-        row = self._db.execute("select key, route, unit, experiment, arm, epoch, student, spent from runs where key = ?", (key,)).fetchone()
+        row = self._read("select key, route, unit, experiment, arm, epoch, student, spent from runs where key = ?", (key,)).fetchone()
         return None if row is None else Run(**dict(zip(Run.__struct_fields__, row, strict=True)))
 
     def add_run(self, run: Run) -> None:
         """Remember a new trajectory."""
-        self._write("insert or ignore into runs values (?, ?, ?, ?, ?, ?, ?, ?)", msgspec.structs.astuple(run))
+        self._write(_RUN, msgspec.structs.astuple(run))
 
     def unit(self, route: str, unit: str, experiment: str) -> tuple[str, int, str | None] | None:
         """Arm, epoch and student of a unit within an experiment."""
         query = "select arm, epoch, student from units where route = ? and unit = ? and experiment = ?"
-        row = self._db.execute(query, (route, unit, experiment)).fetchone()
+        row = self._read(query, (route, unit, experiment)).fetchone()
         return None if row is None else (str(row[0]), int(row[1]), row[2])
 
     def add_unit(self, run: Run) -> None:
         """Remember the arm of a new run's unit."""
         values = (run.route, run.unit, run.experiment, run.arm, run.epoch, run.student)
-        self._write("insert or ignore into units values (?, ?, ?, ?, ?, ?)", values)
+        self._write(_UNIT, values)
 
     def spend(self, key: str, spent: Iterable[Spent]) -> None:
         """Book what a request took, on its trajectory and in the ledger."""
@@ -116,50 +130,45 @@ class Memory:
         for one in spent:
             total += one.cost_micro_usd
             values = (one.tenant, one.route, one.variant, one.requests, int(one.estimated), one.input_tokens, one.cached_tokens)
-            self._write(
-                "insert into ledger values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set requests = requests + excluded.requests,"
-                " estimated = estimated + excluded.estimated, input = input + excluded.input, cached = cached + excluded.cached,"
-                " output = output + excluded.output, cost = cost + excluded.cost",
-                (*values, one.output_tokens, one.cost_micro_usd),
-            )
+            self._write(_LEDGER, (*values, one.output_tokens, one.cost_micro_usd))
         if total:
-            self._write("update runs set spent = spent + ? where key = ?", (total, key))
+            self._write(_SPENT, (total, key))
 
     def ledger(self) -> list[dict[str, int | str]]:
         """The ledger's lines: tokens and micro-dollars of each tenant, route and variant."""
         names = ("tenant", "route", "variant", "requests", "estimated", "input", "cached", "output", "cost_micro_usd")
-        return [dict(zip(names, row, strict=True)) for row in self._db.execute("select * from ledger order by 1, 2, 3")]
+        return [dict(zip(names, row, strict=True)) for row in self._read("select * from ledger order by 1, 2, 3")]
 
     def arms(self) -> list[tuple[str, str, str, int, int]]:
         """Route, experiment, arm, epoch and how many enrolled trajectories have them."""
         query = "select route, experiment, arm, epoch, count(*) from runs where unit is not null group by 1, 2, 3, 4"
-        return list(self._db.execute(query))
+        return list(self._read(query))
 
     def outcome(self, key: str, source: str, step: int | None) -> str | None:
         """The event of an outcome that was given already."""
         query = "select event from outcomes where key = ? and source = ? and step = ?"
-        row = self._db.execute(query, (key, source, _step(step))).fetchone()
+        row = self._read(query, (key, source, _step(step))).fetchone()
         return None if row is None else str(row[0])
 
     def add_outcome(self, key: str, source: str, step: int | None, event: str) -> None:
         """Remember that an outcome was given."""
-        self._write("insert or replace into outcomes values (?, ?, ?, ?)", (key, source, _step(step), event))
+        self._write(_OUTCOME, (key, source, _step(step), event))
 
     def add_event(self, at: int, event: bytes) -> None:
         """Keep an event until it is sure to be on its way."""
-        self._write("insert into outbox (at, event) values (?, ?)", (at, event))
+        self._write(_EVENT, (at, event))
 
     def events(self) -> list[bytes]:
         """The events that a process before this one may not have sent."""
-        return [bytes(row[0]) for row in self._db.execute("select event from outbox order by id")]
+        return [bytes(row[0]) for row in self._read("select event from outbox order by id")]
 
     def forget_events(self, before: int) -> None:
         """Drop the events that were added before a time."""
-        self._write("delete from outbox where at < ?", (before,))
+        self._write(_FORGET, (before,))
 
     async def committed(self) -> None:
         """Wait until everything written so far survives this process."""
-        if self._db.in_transaction:
+        if self._queue or self._failed or self._db.in_transaction:
             if self._pending is None:
                 loop = asyncio.get_running_loop()
                 self._pending = loop.create_future()
@@ -168,22 +177,45 @@ class Memory:
 
     def close(self) -> None:
         """Commit and close."""
+        self._execute()
         if self._db.in_transaction:
             self._db.execute("commit")
         self._db.close()
 
+    def _read(self, query: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        """A query's result, with all that was written before it."""
+        self._execute()
+        return self._db.execute(query, values)
+
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        if not self._db.in_transaction:
-            self._db.execute("begin")
-        self._db.execute(statement, values)
+        self._queue.setdefault(statement, []).append(values)
         self._writes += 1
+
+    def _execute(self) -> None:
+        """What was queued, in the open transaction. What fails is told by the commit: it is no fault of a read's."""
+        if not self._queue:
+            return
+        queue, self._queue = self._queue, {}
+        try:
+            if not self._db.in_transaction:
+                self._db.execute("begin")
+            for statement in _STATEMENTS:
+                if rows := queue.get(statement):
+                    self._db.executemany(statement, rows)
+        except sqlite3.Error as error:
+            self._failed = error
 
     def _commit(self) -> None:
         pending, self._pending = self._pending, None
         try:
+            self._execute()
             if self._writes >= _SWEEP_EVERY:
                 self._sweep()
-            self._db.execute("commit")
+            if self._db.in_transaction:
+                self._db.execute("commit")
+            failed, self._failed = self._failed, None
+            if failed is not None:
+                raise failed
         except sqlite3.Error as error:
             if pending is not None:
                 pending.set_exception(error)

@@ -73,7 +73,8 @@ class Gateway:
             raise PermanentError("without keys the gateway listens on loopback only", where=ports.host, fix=fix)
         instruments, self._runners = Instruments(), list[web.AppRunner]()
         self._memory = Memory(config.state_dir("run") / "gateway")
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=True, trust_env=False)
+        jar = aiohttp.DummyCookieJar()  # a cookie of one tenant's reply is not for the next tenant's request
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False, cookie_jar=jar)
         redactor = Redactor()
         self._client: Client | None = None
         if self.sink is None:

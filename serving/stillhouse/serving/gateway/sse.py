@@ -36,6 +36,8 @@ class Splitter:
 
 def payload(event: bytes) -> bytes:
     """The data of an event; empty for comments and bare fields."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:  # nearly all are one line
+        return event[6:-2].strip()
     lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)
 

@@ -173,13 +173,11 @@ class Turn:
 
     async def _finish(self, chunks: Iterable[bytes]) -> web.StreamResponse:
         await self._settle()
-        await self._outlet.write(b"".join([*chunks, DONE]))
-        return await self._outlet.end()
+        return await self._outlet.end(b"".join([*chunks, DONE]))
 
     async def _break_off(self, error: ApiError) -> web.StreamResponse:
         await self._settle()
-        await self._outlet.write(error.event())
-        return await self._outlet.end()
+        return await self._outlet.end(error.event())
 
     async def _teacher_failed(self, error: UpstreamError) -> None:
         self._desk.instruments.count("teacher_errors_total", self._route.name, error.code)
