@@ -8,6 +8,7 @@ from playwright.sync_api import Browser
 
 from stillhouse.console.demo import charts, figures
 from stillhouse.console.demo.html import render
+from stillhouse.console.demo.sides import Side, Sides
 from stillhouse.console.demo.text import as_text, episode_lines
 from stillhouse.trainer.evaluation.benchmark import BenchTask
 from stillhouse.trainer.evaluation.journal import Entry
@@ -50,6 +51,17 @@ def summary(last_dollars: float | None = 3.53e-5) -> dict[str, Any]:
         "teacher": policy("teacher", None, 23, 0.02216), "base": policy("base", None, 0, None), "students": [student],
         "rejected": [{"window": 2, "reason": f"format errors 4.7 % {HOSTILE}"}],
         "waterfalls": {student["name"]: waterfall},
+        "champion": None, "canaries": [canary()], "reruns": 12, "events": {"emitted": 3174, "stored": 3173, "dlq": 1},
+        "cost": {"teacher_only_usd": 13.46, "spent_usd": 8.52, "ledger": {"teacher": 8.5, student["name"]: 0.02}},
+    }  # fmt: skip
+
+
+def canary() -> dict[str, Any]:
+    point = {"units": 15, "estimate": -0.5, "lower": -0.8, "upper": -0.2, "against": "teacher"}
+    return {
+        "student": "student-1-30db33f3", "what": "window 1", "verdict": "rollback", "reason": f"worse {HOSTILE}",
+        "units": {"canary": 15, "control": 57}, "success": {"canary": {"k": 7, "n": 15}, "control": {"k": 54, "n": 57}},
+        "interval": [-0.8, -0.2], "margin": 0.15, "seconds_from_verdict_to_last_request": 0.26, "over_time": [point],
     }  # fmt: skip
 
 
@@ -82,6 +94,9 @@ def test_the_running_mean_is_of_what_came_before() -> None:
 def test_the_terminal_text_fits_80_columns_and_its_table_lines_up() -> None:
     text = as_text(summary(), {"marginal": 627.4, "loaded": None}, ["t-1"], Path("r"))
     assert "window 2 made no student: format errors 4.7 %" in text
+    assert "champion: none" in text and "events: 3,174 emitted, 3,173 stored, 1 in the DLQ" in text
+    told = " ".join(text.split())
+    assert "(window 1): rollback, 15 : 57 units, success -80 … -20 points, last answer 0.3 s after the verdict" in told
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     head = next(n for n, line in enumerate(lines) if "rephrased" in line)
@@ -111,10 +126,13 @@ def write(folder: Path, found: dict[str, Any], failure: list[str]) -> str:
     charts.success(folder / "success.png", [found["teacher"], found["base"], *found["students"]], "")
     charts.waterfall(folder / "waterfall-1.png", "window 1", STAGES, "")
     charts.losses(folder / "losses.png", {"window 1": []}, "")
+    charts.canaries(folder / "canaries.png", found["canaries"], "")
     (folder / "pareto.png").write_bytes((folder / "losses.png").read_bytes())
     ratios = {"marginal": None if found["students"][-1]["cost_per_success_usd"]["marginal"] is None else 627.4, "loaded": None}
     page = folder / "report.html"
-    page.write_text(render(found, ratios, Pareto(points=(), operating="teacher", why="nothing is cheaper."), failure), encoding="utf-8")
+    sides = Sides(Side(f"curl {HOSTILE}", "{}"), Side("curl student", HOSTILE))
+    frontier = Pareto(points=(), operating="teacher", why="nothing is cheaper.")
+    page.write_text(render(found, ratios, frontier, failure, sides), encoding="utf-8")
     return page.as_uri()
 
 
@@ -122,6 +140,7 @@ def test_what_models_and_customers_said_stays_text(browser: Browser, tmp_path: P
     with opened(browser, write(tmp_path, summary(), [HOSTILE]), width=PHONE) as (page, watched):
         assert page.title() == "Stillhouse: demo, seed 1"
         assert page.locator("#failure").inner_text() == HOSTILE
+        assert "rollback" in page.locator("#canaries").inner_text() and f"worse {HOSTILE}" in page.locator("#canaries").inner_text()
         assert page.locator("#families td").first.inner_text() == f"refund{HOSTILE}"
         assert page.locator(".note").first.inner_text().startswith(f"Teacher: stand-in {HOSTILE}.")
         assert (

@@ -13,6 +13,7 @@ import pytest
 
 from stillhouse.console.demo.settings import FIRST_FAMILIES
 from stillhouse.examples.order_desk.tasks import FAMILIES
+from stillhouse.sdk.store import Store
 from tests.support.cli import Ran, stillhouse
 from tests.support.waiting import until
 
@@ -34,7 +35,7 @@ def test_the_fast_demo_leaves_a_whole_report(fast_demo: tuple[Path, Ran]) -> Non
     for policy in (summary["teacher"], summary["base"], *summary["students"]):
         assert {part: cell["n"] for part, cell in policy["success"].items()} == summary["tasks"]
         assert set(policy["cost_per_success_usd"]) == {"marginal", "loaded"}
-    assert {"up", "collect 1", "window 3", "evaluate teacher"} <= set(summary["phases"])
+    assert {"up", "collect 1", "window 3", "canary 1", "noisy student", "champion again", "evaluate teacher"} <= set(summary["phases"])
     for waterfall in summary["waterfalls"].values():
         assert all(stage["in"] == stage["kept"] + sum(stage["dropped"].values()) for stage in waterfall["stages"])
     episodes = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
@@ -46,10 +47,43 @@ def test_the_fast_demo_leaves_a_whole_report(fast_demo: tuple[Path, Ran]) -> Non
 
 @pytest.mark.model
 @pytest.mark.timeout(600)
+def test_the_loop_closes_and_its_figures_add_up(fast_demo: tuple[Path, Ran]) -> None:
+    state, ran = fast_demo
+    folder, summary = state / "demo-fast-1", ran.json
+    canaries = {canary["what"]: canary for canary in summary["canaries"]}
+    assert list(canaries) == ["window 1", "window 2", "window 3", "noisy", "again"]
+    for number in (1, 2):  # of a random model: nothing that it says can be parsed
+        canary = canaries[f"window {number}"]
+        assert canary["verdict"] == "rollback" and canary["units"]["canary"] > 0
+        assert 0 <= canary["seconds_from_verdict_to_last_request"] <= 5
+    assert canaries["window 3"]["verdict"] == "promote" and summary["champion"] == canaries["window 3"]["student"]
+    assert summary["events"]["emitted"] == summary["events"]["stored"] + summary["events"]["dlq"] > 0
+    assert 0 < sum(summary["cost"]["ledger"].values()) < summary["cost"]["spent_usd"] < summary["cost"]["teacher_only_usd"] * 1.5
+    assert summary["reruns"] > 0
+    status = stillhouse("canary", "status", "--json", state=folder)
+    assert status.code == 3  # the stack is down, and its broker with it
+    names = [item["name"] for item in stillhouse("students", "list", "--json", state=folder).json["items"]]
+    assert len(names) == 5 and names[2] == summary["champion"]
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+def test_failures_went_back_to_the_teacher_and_never_a_held_out_task(fast_demo: tuple[Path, Ran]) -> None:
+    state, ran = fast_demo
+    store = Store.open(state / "demo-fast-1" / "lance")
+    bought = [row for row in store.rows("teacher_runs") if row["state"] == "done"]
+    runs = [row for row in store.trajectories(columns=["key", "parent_trajectory", "policies"]) if row["parent_trajectory"]]
+    assert len(runs) == ran.json["reruns"] == len(bought)
+    assert all({p["role"] for p in row["policies"]} == {"teacher"} for row in runs)
+    assert len({row["parent_trajectory"] for row in runs}) == len(runs)
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
 def test_windows_are_drawn_by_what_validation_tasks_failed(fast_demo: tuple[Path, Ran]) -> None:
     state, ran = fast_demo
     folder = state / "demo-fast-1"
-    windows = [stillhouse("windows", "show", f"demo-{n:06d}", "--json", state=folder).json for n in (1, 2, 3)]
+    windows = [stillhouse("windows", "show", f"desk-{n:06d}", "--json", state=folder).json for n in (1, 2, 3)]
     assert {row["family"] for row in windows[0]["plan"]["rows"]} == set(FIRST_FAMILIES)
     assert [w["plan"]["mode"] for w in windows] == ["fresh", "continue", "continue"]
     assert [w["plan"]["parent"] for w in windows] == [None, windows[0]["student"], windows[1]["student"]]

@@ -87,7 +87,8 @@ def canaries(path: Path, trials: Sequence[Mapping[str, Any]], note: str) -> None
     for axes, trial in zip(every[:, 0], shown, strict=True):
         units = [p["units"] for p in trial["over_time"]]
         axes.fill_between(units, *([100 * p[end] for p in trial["over_time"]] for end in ("lower", "upper")), color=LINES[4], alpha=0.45)
-        axes.plot(units, [100 * p["estimate"] for p in trial["over_time"]], color=LINES[0], lw=1.5)
+        axes.plot(units, [100 * p["estimate"] for p in trial["over_time"]], color=LINES[0], lw=1.5, marker=".")
+        axes.set_xlim(0, 1.05 * max(units, default=1))
         axes.axhline(-100 * trial["margin"], color="#333333", lw=1, ls="--")
         axes.axhline(0, color="#999999", lw=0.7)
         against = trial["over_time"][-1]["against"] if trial["over_time"] else "reference"

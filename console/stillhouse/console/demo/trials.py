@@ -91,7 +91,9 @@ def _point(numbers: Mapping[str, Any]) -> Point | None:
     if not tests or tests[0]["estimate"] is None:
         return None
     test = tests[0]
-    return Point(test["canary"], test["estimate"], test["lower"], test["upper"], test["against"])
+    # With few units the bounds lie beyond what a difference of two shares can be.
+    lower, upper = max(-1.0, test["lower"]), min(1.0, test["upper"])
+    return Point(test["canary"], test["estimate"], lower, upper, test["against"])
 
 
 def served(store: Store, trial: Trial) -> Fields:
