@@ -1,4 +1,4 @@
-"""`stillhouse students list|show|release|revoke`."""
+"""`stillhouse students list|show|shadow|release|revoke`."""
 
 from functools import partial
 from pathlib import Path
@@ -7,12 +7,16 @@ from typing import Annotated
 import msgspec
 import typer
 
-from stillhouse.console import context, decisions, output
+from stillhouse.console import context, decisions, output, shadowing
 from stillhouse.schemas.errors import GateError, PermanentError, UsageError
 from stillhouse.schemas.facts import StudentStage, StudentState
 from stillhouse.schemas.route_state import RouteStates
-from stillhouse.trainer import students
+from stillhouse.trainer import shadow as shadows
+from stillhouse.trainer import students, windows
+from stillhouse.trainer.decisions import NOBODY, read_erasures
 from stillhouse.trainer.manifest import load_manifest
+from stillhouse.trainer.models import resolve
+from stillhouse.trainer.settings import TrainerSettings
 
 group = typer.Typer()
 
@@ -36,17 +40,55 @@ def show(
     state: context.StateOption = None,
     json: context.JsonOption = False,
 ) -> None:
-    """One student: its lineage down to offsets, its training, the hash of every file; every file is checked."""
-    folder = context.load(state).config.state_dir("students") / name
-    if not folder.is_dir():
-        raise UsageError("no such student", where=name, fix="See `stillhouse students list`.")
+    """One student: its lineage down to offsets, its training, its shadow, the hash of every file; every file is checked."""
+    config = context.load(state).config
+    folder = _folder(config.state_dir("students"), name)
     try:
         students.verify(folder)
         intact = "all files are as they were registered"
     except PermanentError as error:
         intact = str(error)
     manifest = load_manifest(folder)
-    output.show_object({**msgspec.to_builtins(manifest, str_keys=True), "folder": str(folder), "intact": intact}, as_json=json)
+    found = shadows.load(config.state_dir("run"), folder)
+    shown = {**msgspec.to_builtins(manifest, str_keys=True), "folder": str(folder), "intact": intact}
+    output.show_object({**shown, "shadow": shadowing.brief(found) if found else None}, as_json=json)
+
+
+@group.command()
+def shadow(
+    name: Annotated[str, typer.Argument(help="A student's name, as `list` prints it.")],
+    steps: Annotated[int, typer.Option(help="Steps of the teacher to sample at most.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 1,
+    answer_tokens: Annotated[int, typer.Option(help="Tokens that one answer may have.", min=1)] = 256,
+    state: context.StateOption = None,
+    config: context.ConfigOption = None,
+    json: context.JsonOption = False,
+) -> None:
+    """Ask a student at stored steps of the teacher that it has not learned from; offline, and nothing is served."""
+    loaded = context.load(state, config)
+    folder = _folder(loaded.config.state_dir("students"), name)
+    student, store = students.load(folder), loaded.store()
+    settings = shadowing.as_served(loaded, student.manifest, shadows.ShadowSettings(steps=steps, seed=seed, answer_tokens=answer_tokens))
+    window = windows.show(store, student.manifest.window)
+    base = resolve(window.plan.terms.model if window.plan.terms else loaded.config.section("trainer", TrainerSettings).model)
+    erasures = read_erasures(loaded.kafka) if loaded.has_broker else NOBODY
+    with shadowing.server(loaded, base) as (server, alone), output.progress("asking", quiet=json) as tick:
+        report = shadows.shadow(
+            student, store, server, base, settings, alone=alone, erasures=erasures, progress=lambda done, total: tick(done, None, total)
+        )
+    path = shadows.save(report, loaded.config.state_dir("run"))
+    if json:
+        output.print_json(msgspec.to_builtins(report))
+        return
+    shadowing.print_families(report)
+    output.show_object({**shadowing.brief(report), "report": str(path)}, as_json=False)
+
+
+def _folder(students_folder: Path, name: str) -> Path:
+    folder = students_folder / name
+    if not folder.is_dir():
+        raise UsageError("no such student", where=name, fix="See `stillhouse students list`.")
+    return folder
 
 
 @group.command()
@@ -78,8 +120,7 @@ def release(
 
 def _intact(folder: Path) -> str:
     """The hash of a student's manifest, once all of its files were checked."""
-    if not folder.is_dir():
-        raise UsageError("no such student", where=folder.name, fix="See `stillhouse students list`.")
+    _folder(folder.parent, folder.name)
     try:
         students.verify(folder)
     except PermanentError as error:

@@ -39,6 +39,18 @@ class StudentServer:
         """What an OpenAI client is given."""
         return f"{self.url}/v1"
 
+    def context(self, name: str) -> int:
+        """Tokens that a conversation and its reply may have with a model that is loaded.
+
+        Raises:
+            PermanentError: none of that name is loaded.
+            UnreachableError: the server does not answer.
+        """
+        for model in json.loads(_request(f"{self.url}/v1/models"))["data"]:
+            if model["id"] == name:
+                return int(model["max_model_len"])
+        raise PermanentError(f"{name} is not loaded", where=self.url, fix="Load it first.")
+
     def load(self, name: str, path: Path) -> None:
         """Load a student's adapter under a name.
 

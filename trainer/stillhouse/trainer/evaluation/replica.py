@@ -15,10 +15,11 @@ def metrics_address(base_url: str) -> str:
 
 async def busy_seconds(base_url: str) -> float | None:
     """Seconds that the server has computed since it started; None when it does not say."""
-    return await asyncio.to_thread(_read, metrics_address(base_url))
+    return await asyncio.to_thread(read_busy_seconds, metrics_address(base_url))
 
 
-def _read(address: str) -> float | None:
+def read_busy_seconds(address: str) -> float | None:
+    """`busy_seconds` by the address of /metrics, for callers without an event loop."""
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
             lines = answer.read().decode().splitlines()

@@ -1,0 +1,78 @@
+"""A shadow for the command line: which server answers, under which route's terms, and how its report is shown."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stillhouse.console import context, output
+from stillhouse.console.stack import record as records
+from stillhouse.sdk.routes import RouteSettings
+from stillhouse.trainer import shadow as shadows
+from stillhouse.trainer.evaluation.engine import StudentServer, student_engine
+from stillhouse.trainer.evaluation.stats import Rate
+from stillhouse.trainer.manifest import Manifest
+from stillhouse.trainer.shadow_score import Figures
+
+_FAMILY_COLUMNS = ["family", "steps", "asked", "fallbacks", "format errors", "agreement", "calls", "replies", "median s"]
+
+
+def as_served(loaded: context.Context, manifest: Manifest, settings: shadows.ShadowSettings) -> shadows.ShadowSettings:
+    """With the time limit and the price of the route that takes the lineage's students, where there is one."""
+    for name, route in loaded.config.sections("routes", RouteSettings).items():
+        if (route.lineage or name) == manifest.lineage:
+            price = route.replica_usd_per_hour
+            return msgspec.structs.replace(settings, timeout_s=route.student_timeout_s, replica_usd_per_hour=price)
+    return settings
+
+
+@contextmanager
+def server(loaded: context.Context, base: Path) -> Iterator[tuple[StudentServer, bool]]:
+    """The running stack's student server, else one of our own; and whether nobody else uses it."""
+    record = records.read(loaded.state)
+    if record and record.supervisor.alive and record.student:
+        yield StudentServer(record.student), False
+        return
+    log = loaded.config.state_dir("logs") / "shadow.log"
+    with student_engine(base, students=loaded.config.state_dir("students"), log=log) as own:
+        yield own, True
+
+
+def print_families(report: shadows.ShadowReport) -> None:
+    rows = [
+        [
+            family or "-",
+            f.steps,
+            f.asked,
+            *map(_percent, (f.fallbacks, f.format_errors, f.agreement, f.calls, f.replies)),
+            f.latency_median_s,
+        ]
+        for family, f in [*report.families.items(), ("all", report.all)]
+    ]
+    output.print_table(output.table(rows, _FAMILY_COLUMNS))
+
+
+def _percent(found: Rate) -> str:
+    if found.value is None:
+        return "-"
+    return f"{found.value:.1%} ({found.interval.low:.1%} to {found.interval.high:.1%})"
+
+
+def brief(report: shadows.ShadowReport) -> dict[str, Any]:
+    """A shadow in some lines: what `show` has of it."""
+    found = report.all
+    return {
+        "steps": found.steps,
+        "asked": found.asked,
+        "agreement": found.agreement.value,
+        "format_errors": found.format_errors.value,
+        "fallbacks": found.fallbacks.value,
+        "reasons": found.reasons,
+        "latency_median_s": found.latency_median_s,
+        "latency_p95_s": found.latency_p95_s,
+        "usd_per_step": report.marginal.usd_per_step,
+        "teacher_usd_per_step": found.teacher_usd_per_step,
+        "left_out": msgspec.to_builtins(report.left_out),
+    }
