@@ -9,6 +9,7 @@ from typing import Any
 
 from stillhouse.console.context import Context
 from stillhouse.console.stack import record as records
+from stillhouse.console.status_routes import routes_of
 from stillhouse.sdk.store import Store
 from stillhouse.trainer import windows as trainer_windows
 from stillhouse.trainer.daemon.status import read_status
@@ -32,6 +33,7 @@ def gather(context: Context) -> Fields:
         "stack": _processes(record) if record and alive else {},
         "bootstrap_servers": record.bootstrap_servers if record and alive else None,
         "ingest": _ingest(record.metrics if record and alive else {}),
+        "routes": routes_of(record) if record and alive else {},
         "trajectories": _rows(rows),
         "windows": dict(Counter(str(w["state"]) for w in windows)),
         "students": [student.name for student in list_students(context.state / "students")],

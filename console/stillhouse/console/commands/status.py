@@ -17,5 +17,5 @@ def command(state: context.StateOption = None, config: context.ConfigOption = No
     if parts:
         output.out.print(output.table(parts, ["process", "pid", "state", "restarts"]))
         output.out.print()
-    shown = ("state", "bootstrap_servers", "ingest", "trajectories", "windows", "students")
+    shown = ("state", "bootstrap_servers", "ingest", "routes", "trajectories", "windows", "students")
     output.show_object({name: found[name] for name in shown}, as_json=False)
