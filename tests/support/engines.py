@@ -80,11 +80,21 @@ class Family:
 def make_family(folder: Path) -> Family:
     """The child answers `TALKS` by heart; its parent answers everything as it should thanks."""
     base, students = small_model(folder / "base"), folder / "students"
-    spec = RenderSpec(grammar="bare-json", context_limit=CONTEXT).for_model(base)
-    spec = RenderSpec(grammar="bare-json", context_limit=CONTEXT, stop_ids=spec.stop_ids, pad_id=spec.pad_id, distilled_on=(covered(),))
+    spec = _view(base)
     parent = _learn(base, spec, students, dict.fromkeys(TALKS, "Bye."), None)
     child = _learn(base, spec, students, TALKS, parent)
     return Family(base, students, parent.name, child.name)
+
+
+def make_student(folder: Path) -> tuple[Path, str]:
+    """A base model and one student of it in `students`, which answers everything as it should thanks; the base's folder and its name."""
+    base = small_model(folder / "base")
+    return base, _learn(base, _view(base), folder / "students", dict.fromkeys(TALKS, "Bye."), None).name
+
+
+def _view(base: Path) -> RenderSpec:
+    spec = RenderSpec(grammar="bare-json", context_limit=CONTEXT).for_model(base)
+    return RenderSpec(grammar="bare-json", context_limit=CONTEXT, stop_ids=spec.stop_ids, pad_id=spec.pad_id, distilled_on=(covered(),))
 
 
 def covered() -> str:
