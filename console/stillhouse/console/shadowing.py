@@ -41,17 +41,14 @@ def server(loaded: context.Context, base: Path) -> Iterator[tuple[StudentServer,
 
 
 def print_families(report: shadows.ShadowReport) -> None:
-    rows = [
-        [
-            family or "-",
-            f.steps,
-            f.asked,
-            *map(_percent, (f.fallbacks, f.format_errors, f.agreement, f.calls, f.replies)),
-            f.latency_median_s,
-        ]
-        for family, f in [*report.families.items(), ("all", report.all)]
-    ]
+    """A line a family, and one for all."""
+    rows = [_row(family or "-", found) for family, found in (*report.families.items(), ("all", report.all))]
     output.print_table(output.table(rows, _FAMILY_COLUMNS))
+
+
+def _row(family: str, found: Figures) -> list[Any]:
+    rates = (found.fallbacks, found.format_errors, found.agreement, found.calls, found.replies)
+    return [family, found.steps, found.asked, *map(_percent, rates), found.latency_median_s]
 
 
 def _percent(found: Rate) -> str:
