@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillhouse.console import cli
 from stillhouse.schemas.events import Outcome
 from stillhouse.schemas.fold import ERASED
 from stillhouse.schemas.messages import Message, ToolCall
@@ -20,6 +21,7 @@ from stillhouse.sdk.store import Store
 from stillhouse.trainer import models, shadow
 from stillhouse.trainer.decisions import Erasures
 from stillhouse.trainer.shadow_score import Fallback, Point, Reply, Score, by_family, covered, figures, judge, points, sample, unasked
+from stillhouse.trainer.students import manifest_sha256
 from tests.support.cli import stillhouse
 from tests.trainer.curation_factory import STUDENT, TOOLS, call, reply, run
 from tests.trainer.window_factory import put, trajectory
@@ -192,7 +194,7 @@ def test_the_command_asks_a_trained_student_at_steps_that_came_after_its_window(
     put(store, [*later(range(50, 56)), *later([0], name="again"), *later([60], system_prompt="Other.")], 900)
     put(store, [*later([61], ask="Cancel order 161 " + "please " * 300), *later([62], outcome=Outcome.FAILURE)], 1200)
 
-    done = stillhouse("students", "shadow", name, "--steps", "40", *options, state=tmp_path)
+    done = stillhouse("students", "shadow", name, "--steps", "40", "--answer-tokens", "8", *options, state=tmp_path)
     assert done.code == 0, done.err
     report = done.json
     asked = {s["key"] for s in report["scores"]}
@@ -208,7 +210,7 @@ def test_the_command_asks_a_trained_student_at_steps_that_came_after_its_window(
     assert shown["intact"].startswith("all files") and shown["shadow"]["agreement"] == pytest.approx(
         report["all"]["agreement"]["k"] / report["all"]["agreement"]["n"]
     )
-    assert stillhouse("students", "shadow", "student-9-00000000", "--json", state=tmp_path).code == 2
+    assert cli.run(("students", "shadow", "student-9-00000000", "--state", str(tmp_path))) == 2
 
 
 def test_a_report_of_other_weights_is_not_shown(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_a_report_of_other_weights_is_not_shown(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text("{}")
     assert shadow.load(tmp_path, folder) is None
     made = shadow.ShadowReport(
-        student=folder.name, manifest_sha256=shadow.manifest_sha256(folder), lineage="l", window="w", made_at=1,
+        student=folder.name, manifest_sha256=manifest_sha256(folder), lineage="l", window="w", made_at=1,
         settings=shadow.ShadowSettings(), eligible=1, left_out=shadow.LeftOut(), all=figures([score("t")]), families={},
         marginal=shadow.Marginal(seconds_per_step=None, usd_per_step=None, basis=""), scores=(score("t"),),
     )  # fmt: skip
