@@ -52,3 +52,16 @@ async def test_a_restart_between_two_looks_is_seen_by_the_process_start(tmp_path
         await engine.look()
         assert not engine.ready(family.child)
         await engine.close()
+
+
+async def test_a_request_that_finds_it_away_is_followed_by_a_look_at_once(tmp_path: Path, family: Family) -> None:
+    """Else every request until the next look would be one more error of a student that has done nothing."""
+    engine = HttpEngine(f"http://127.0.0.1:{(port := free_port())}", family.students, watch_every_s=3600)
+    with student_server(family.base, tmp_path / "log", port) as server:
+        await engine.load(family.child)
+        await engine.attest(family.child)
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(EngineError):
+            await engine.reply(family.child, call("Thanks."), None)
+        await until_async(lambda: not engine.ready(family.child), "its end is seen")
+        await engine.close()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class HttpEngine:
         self._moving = asyncio.Lock()
         self._refused: set[str] = set()
         self._started = ""
+        self._look_now = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
     def covers(self, student: str, call: Call) -> bool:
@@ -95,6 +97,10 @@ class HttpEngine:
             raise
         except EngineRefusedError as error:
             raise EngineError(f"the engine refuses the request: {error.what}", reason="upstream", where=self.url) from error
+        except EngineError as error:
+            if error.reason == "away":  # until a look confirms it every request would be tried, and count as the student's error
+                self._look_now.set()
+            raise
         if student in self._refused:  # while it wrote: nobody knows whose words these are
             raise EngineError(f"{student} was refused", reason="refused", where=self.url)
         if found.finish == "length" and limit == room and not found.shown:
@@ -180,7 +186,9 @@ class HttpEngine:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._watch_every_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), self._watch_every_s)
+            self._look_now.clear()
             try:
                 await self.look()
             except Exception as error:
