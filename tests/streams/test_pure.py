@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.schemas.event_set import member
+from stillhouse.schemas.events import Assignment
 from stillhouse.schemas.fold import fold
 from stillhouse.schemas.messages import Message, ToolCall
 from stillhouse.streams.ingest.limits import RatioLimit
@@ -16,6 +17,7 @@ from stillhouse.streams.ingest.open import Entry, OpenTrajectories
 from stillhouse.streams.ingest.partitions import Partitions
 from stillhouse.streams.ingest.records import Arrived
 from stillhouse.streams.ingest.rows import Read, facts_of, row_of
+from stillhouse.streams.ingest.slow import SlowLimits
 from stillhouse.streams.lock import hold
 from stillhouse.streams.score import score
 from tests.support.events import event, fallback, step, trajectory
@@ -168,3 +170,10 @@ def test_a_students_format_error_counts_whether_the_teacher_answered_or_nobody()
     facts = facts_of(row_of(fold([*ended, fallback(1, 1)]), [], None, Read(0, 0, 0, 0), slow_ms=1.0, stored_at=0))
     assert facts.occurred_at - facts.first_occurred_at == 3
     assert (facts.scores.format_errors, [p.role.value for p in facts.policies]) == (1, ["teacher", "student"])
+
+
+def test_a_slow_request_is_one_that_its_route_calls_slow() -> None:
+    limits = SlowLimits(10_000.0, {"desk": 200.0})
+    assigned = Assignment(route="desk", unit="u", experiment="desk", arm="teacher", epoch=0)
+    assert limits.of(None) == 10_000.0 and limits.of(assigned) == 200.0
+    assert limits.of(msgspec.structs.replace(assigned, route="other")) == 10_000.0

@@ -13,10 +13,12 @@ from pathlib import Path
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.sdk.store import Store, StoreSettings
 from stillhouse.streams import logs
 from stillhouse.streams.health import HealthServer
 from stillhouse.streams.ingest.chores import Chores
+from stillhouse.streams.ingest.slow import SlowLimits
 from stillhouse.streams.ingest.steps import from_environment
 from stillhouse.streams.ingest.worker import Clocks, Worker
 from stillhouse.streams.instruments import Instruments
@@ -45,7 +47,9 @@ async def _serve(args: argparse.Namespace) -> None:
     ordinal = hold(config.state_dir("run"), "ingest", args.ordinal)
     instruments = Instruments("stillhouse_ingest_", "stillhouse_store_")
     reached = from_environment(os.environ)
-    worker = Worker(kafka, settings, store, ordinal.number, instruments, reached=reached, instance=ordinal.instance)
+    limits = {name: route.latency_limit_ms for name, route in config.sections("routes", RouteSettings).items()}
+    slow = SlowLimits(settings.slow_request_ms, limits)
+    worker = Worker(kafka, settings, store, ordinal.number, instruments, reached=reached, instance=ordinal.instance, slow=slow)
     maintainer = Maintainer(store, settings, instruments, worker.member.name, lambda: worker.flusher.recent)
     health = HealthServer(instruments, worker.status.healthy, worker.status.ready)
     address = await health.start(args.metrics_host, args.metrics_port)

@@ -16,6 +16,7 @@ from stillhouse.sdk.store import Store
 from stillhouse.streams.ingest.erasing import bury, delete_chunks, tombstone_of
 from stillhouse.streams.ingest.open import Entry
 from stillhouse.streams.ingest.rows import Read, Row, row_of, unfolded
+from stillhouse.streams.ingest.slow import EVERYWHERE_ALIKE, SlowLimits
 from stillhouse.streams.ingest.steps import Reached, unwatched
 
 ROUNDS = 50
@@ -79,14 +80,20 @@ class Sink:
         store: the store.
         now: microseconds since the epoch, for bookkeeping columns only.
         erased: says of a tenant and subject whether they are to be forgotten.
-        slow_ms: requests over it count as slow.
+        slow: requests over it count as slow.
         reached: the hook at `read`, `chunks` and `rows`.
     """
 
     def __init__(
-        self, store: Store, now: Callable[[], int], *, erased: Erased | None = None, slow_ms: float = 10_000.0, reached: Reached = unwatched
+        self,
+        store: Store,
+        now: Callable[[], int],
+        *,
+        erased: Erased | None = None,
+        slow: SlowLimits = EVERYWHERE_ALIKE,
+        reached: Reached = unwatched,
     ) -> None:
-        self._store, self._now, self._slow_ms, self._reached = store, now, slow_ms, reached
+        self._store, self._now, self._slow, self._reached = store, now, slow, reached
         self._erased: Erased = erased or (lambda tenant, subject: False)
 
     def write(self, units: list[Unit]) -> Stored:
@@ -186,13 +193,18 @@ class Sink:
         else:
             trajectory = unfolded(unit.key, members, row, erased=lambda subject: self._erased(tenant, subject))
         if trajectory.content == ERASED:
-            return _Change(row_of(trajectory, [], row, unit.read, slow_ms=self._slow_ms, stored_at=stored_at, reason=ERASED), None)
+            return _Change(
+                row_of(trajectory, [], row, unit.read, slow_ms=self._slow.of(trajectory.assignment), stored_at=stored_at, reason=ERASED),
+                None,
+            )
         chunk = None
         if new:
             name, data = pack(unit.key, new.values())
             chunk = {"key": name, "trajectory": unit.key, "events": data, "count": len(new), "stored_at": stored_at}
             chunks = [*(c for c in chunks if c != name), name]
-        made = row_of(trajectory, chunks, row, unit.read, slow_ms=self._slow_ms, stored_at=stored_at, reason=failure or "")
+        made = row_of(
+            trajectory, chunks, row, unit.read, slow_ms=self._slow.of(trajectory.assignment), stored_at=stored_at, reason=failure or ""
+        )
         return _Change(made, chunk)
 
     def _insert_chunks(self, chunks: list[Row]) -> None:

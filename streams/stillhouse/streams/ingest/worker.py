@@ -24,6 +24,7 @@ from stillhouse.streams.ingest.partitions import Partitions
 from stillhouse.streams.ingest.records import UNATTRIBUTED, Record
 from stillhouse.streams.ingest.sink import Sink
 from stillhouse.streams.ingest.slots import Slots
+from stillhouse.streams.ingest.slow import SlowLimits
 from stillhouse.streams.ingest.status import Status
 from stillhouse.streams.ingest.steps import Reached, unwatched
 from stillhouse.streams.instruments import Instruments
@@ -64,6 +65,7 @@ class Worker:
         clocks: time.
         reached: the hook at each step.
         instance: which worker it is in the group, over all machines; by default the ordinal.
+        slow: from which latency on requests count as slow; by default the settings say it for all.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Worker:
         clocks: Clocks = Clocks(),
         reached: Reached = unwatched,
         instance: str = "",
+        slow: SlowLimits | None = None,
     ) -> None:
         self._settings, self._instruments, self._clocks, self._reached = settings, instruments, clocks, reached
         self._kafka, self._store = kafka, store
@@ -91,7 +94,7 @@ class Worker:
         self._follower = Follower(kafka, self.erasures, self.schemas, self.resolver)
         self._decoder = Decoder(self.resolver, RatioLimit(settings.dlq_ratio, settings.dlq_minimum, settings.dlq_window), clocks.monotonic)
         self._waiter = Waiter(settings.retry_wait, self.member.pause, self.member.resume, instruments)
-        sink = Sink(store, clocks.now, erased=self.erasures, slow_ms=settings.slow_request_ms, reached=reached)
+        sink = Sink(store, clocks.now, erased=self.erasures, slow=slow or SlowLimits(settings.slow_request_ms), reached=reached)
         name, workers = self.member.name, self.member.partition_count
         slots = Slots(store, name, ordinal, settings.flushes_at_once, settings.retry_wait, clocks.now, workers)
         self.flusher = Flusher(
