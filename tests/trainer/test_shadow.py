@@ -2,7 +2,9 @@
 
 import json
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.console import cli
+from stillhouse.schemas.errors import PermanentError, RetryableError, UnreachableError
 from stillhouse.schemas.events import Outcome
 from stillhouse.schemas.fold import ERASED
 from stillhouse.schemas.messages import Message, ToolCall
@@ -20,7 +23,20 @@ from stillhouse.schemas.trajectory import Status
 from stillhouse.sdk.store import Store
 from stillhouse.trainer import models, shadow
 from stillhouse.trainer.decisions import Erasures
-from stillhouse.trainer.shadow_score import Fallback, Point, Reply, Score, by_family, covered, figures, judge, points, sample, unasked
+from stillhouse.trainer.shadow_score import (
+    Fallback,
+    Point,
+    Reply,
+    Score,
+    by_family,
+    covered,
+    figures,
+    judge,
+    points,
+    sample,
+    timed_out,
+    unasked,
+)
 from stillhouse.trainer.students import manifest_sha256
 from tests.support.cli import stillhouse
 from tests.trainer.curation_factory import STUDENT, TOOLS, call, reply, run
@@ -178,6 +194,43 @@ replica_usd_per_hour = 3.6
 
 def later(numbers: Sequence[int], **more: Any) -> list[Any]:
     return [trajectory(i, **more) for i in numbers]
+
+
+@pytest.fixture
+def wire() -> Iterator[str]:
+    """A server that is overloaded at /busy, refuses /bad, and answers /slow only once the test is over."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            code = {"/busy": 503, "/bad": 400}.get(self.path)
+            if code:
+                self.send_error(code, "why")
+            else:
+                over.wait(60)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        over.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_late_answer_is_a_fallback_and_trouble_of_the_server_is_none(wire: str) -> None:
+    with pytest.raises(TimeoutError):
+        shadow.post(f"{wire}/slow", {}, 0.1)
+    with pytest.raises(RetryableError, match="503"):
+        shadow.post(f"{wire}/busy", {}, 60)
+    with pytest.raises(PermanentError, match="400"):
+        shadow.post(f"{wire}/bad", {}, 60)
+    with pytest.raises(UnreachableError):
+        shadow.post("http://127.0.0.1:1", {}, 60)
+    late = timed_out(point(), 0.1)
+    assert (late.asked, late.fallback, late.agrees) == (True, Fallback.TIMEOUT, False)
 
 
 @pytest.mark.model

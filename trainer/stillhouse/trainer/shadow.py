@@ -42,7 +42,7 @@ class ShadowSettings(msgspec.Struct, frozen=True, kw_only=True):
         seed: of the sample.
         answer_tokens: tokens that one answer may have; the student's context may leave fewer.
         timeout_s: seconds until the gateway would have asked the teacher.
-        replica_usd_per_hour: price of the machine that the student runs on.
+        replica_usd_per_hour: price of the machine that the student runs on; 0: not known.
     """
 
     steps: int = 200
@@ -62,7 +62,10 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Marginal(msgspec.Struct, frozen=True, kw_only=True):
-    """Computing time and money of a step that was asked; `basis` says how the time was measured. None when nothing was asked."""
+    """Computing time and money of a step that was asked; `basis` says how the time was measured.
+
+    Both are None when nothing was asked, the money also without a price.
+    """
 
     seconds_per_step: float | None
     usd_per_step: float | None
@@ -244,7 +247,7 @@ class _Asking:
             body["tools"] = point.tools
         began = time.monotonic()
         try:
-            answer, malformed = _post(self._url, body, self._settings.timeout_s)
+            answer, malformed = post(self._url, body, self._settings.timeout_s)
         except TimeoutError:
             return score.timed_out(point, time.monotonic() - began)
         took = time.monotonic() - began
@@ -253,11 +256,14 @@ class _Asking:
         return score.judge(point, Reply(message_from_openai(choice["message"]), malformed, full), took)
 
 
-def _post(url: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], bool]:
-    """The answer, and whether it was no action.
+def post(url: str, body: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], bool]:
+    """Ask a student server for one answer; it, and whether it was no action of the student's grammar.
 
     Raises:
         TimeoutError: it took too long.
+        PermanentError: it refuses the request.
+        RetryableError: it is overloaded.
+        UnreachableError: it does not answer.
     """
     request = urllib.request.Request(url, data=msgspec.json.encode(body), headers={"content-type": "application/json"})
     try:
@@ -278,4 +284,5 @@ def _marginal(scores: Sequence[Score], busy_s: float | None, settings: ShadowSet
     if not asked:
         return Marginal(seconds_per_step=None, usd_per_step=None, basis=basis)
     seconds = (sum(s.latency_s or 0.0 for s in asked) if busy_s is None else busy_s) / len(asked)
-    return Marginal(seconds_per_step=seconds, usd_per_step=seconds * settings.replica_usd_per_hour / 3600, basis=basis)
+    usd = seconds * settings.replica_usd_per_hour / 3600 if settings.replica_usd_per_hour else None
+    return Marginal(seconds_per_step=seconds, usd_per_step=usd, basis=basis)
