@@ -6,10 +6,8 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -17,22 +15,13 @@ from aiohttp import web
 from stillhouse.schemas.errors import PermanentError, StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.process import process_parser
 from stillhouse.serving import logs
 from stillhouse.serving.canary.settings import ControllerSettings, terms_of
 from stillhouse.serving.canary.shell import Controller
 from stillhouse.serving.routes import RouteSettings
 
 log = structlog.get_logger()
-
-
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stillhouse.serving.canary", description="Decide which student serves.")
-    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
-    parser.add_argument("--config", type=Path, help="stillhouse.toml")
-    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
-    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
-    parser.add_argument("--metrics-host", default="127.0.0.1")
-    return parser.parse_args(argv)
 
 
 async def _serve(args: argparse.Namespace) -> None:
@@ -86,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; the exit code."""
     logs.configure()
     try:
-        asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
+        asyncio.run(_serve(process_parser("stillhouse.serving.canary", "Decide which student serves.").parse_args(argv)))
     except StillhouseError as error:
         log.error("the controller ends", error=str(error), kind=type(error).__name__)
         return error.exit_code

@@ -7,13 +7,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.process import process_parser
 from stillhouse.sdk.routes import RouteSettings
 from stillhouse.sdk.store import Store, StoreSettings
 from stillhouse.sdk.window_settings import WindowSettings
@@ -26,16 +25,6 @@ from stillhouse.streams.signals.settings import SignalsSettings
 from stillhouse.streams.signals.worker import Sections, Worker
 
 log = logs.logger(__name__)
-
-
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stillhouse.streams.signals", description="Ask for windows and for the teacher.")
-    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
-    parser.add_argument("--config", type=Path, help="stillhouse.toml")
-    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
-    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
-    parser.add_argument("--metrics-host", default="127.0.0.1")
-    return parser.parse_args(argv)
 
 
 async def _serve(args: argparse.Namespace) -> None:
@@ -79,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.WARNING)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full disk is an error of a write, not the end of the process
     try:
-        asyncio.run(_serve(_arguments(sys.argv[1:] if argv is None else argv)))
+        asyncio.run(_serve(process_parser("stillhouse.streams.signals", "Ask for windows and for the teacher.").parse_args(argv)))
     except StillhouseError as error:
         log.error("signals ends", error=str(error), kind=type(error).__name__)
         return error.exit_code

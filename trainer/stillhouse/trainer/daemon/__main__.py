@@ -15,6 +15,7 @@ import structlog
 
 from stillhouse.schemas.errors import PermanentError, StillhouseError
 from stillhouse.sdk.config import Config
+from stillhouse.sdk.process import process_parser
 from stillhouse.trainer import child, windows
 from stillhouse.trainer.child import Event, OnEvent
 from stillhouse.trainer.daemon.board import Board
@@ -23,16 +24,6 @@ from stillhouse.trainer.daemon.look import Looker
 from stillhouse.trainer.daemon.loop import Daemon
 
 log = structlog.get_logger()
-
-
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stillhouse.trainer.daemon", description="Run windows when they are due.")
-    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
-    parser.add_argument("--config", type=Path, help="stillhouse.toml; read again at every look")
-    parser.add_argument("--bootstrap-servers", help="where erasures and students' states are read and told; by default neither")
-    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
-    parser.add_argument("--metrics-host", default="127.0.0.1")
-    return parser.parse_args(argv)
 
 
 async def serve(args: argparse.Namespace, argv: Sequence[str] | None = None) -> None:
@@ -85,7 +76,7 @@ def main(argv: Sequence[str] | None = None, job: Sequence[str] | None = None) ->
     """Run until SIGTERM; the exit code. `job` is the command line of a job, the trainer's own by default."""
     _configure_logs()
     try:
-        asyncio.run(serve(_arguments(sys.argv[1:] if argv is None else argv), job))
+        asyncio.run(serve(process_parser("stillhouse.trainer.daemon", "Run windows when they are due.").parse_args(argv), job))
     except StillhouseError as error:
         log.error("the trainer ends", error=str(error), kind=type(error).__name__)
         return error.exit_code
