@@ -61,7 +61,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(base: Path, students: Path, log: Path) -> Iterator[StudentEngine]:
-    with student_engine(base, students=students, log=log, threads=1, options=["--queue", "40", "--wait-ms", "5"]) as running:
+    with student_engine(
+        base, students=students, log=log, threads=1, options=["--queue", "40", "--wait-ms", "5", "--dtype", "float32"]
+    ) as running:
         running.load("one", students / "one")
         yield running
 
@@ -169,6 +171,19 @@ def test_attestation_scores_a_sequence_and_generates_nothing(client: openai.Open
         scores = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
     expected = [scores[i, t].item() for i, t in enumerate(ids[1:])]
     assert other.choices[0].logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+
+
+def test_bfloat16_scores_a_sequence_nearly_as_float32_does(client: openai.OpenAI, base: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"prompt": [5, 6, 7, 8, 9, 10], "max_tokens": 0, "echo": True, "logprobs": 0}
+    exact = client.completions.create(model=client.models.list().data[0].id, **asked).choices[0].logprobs
+    with (
+        student_engine(base, log=tmp_path / "log", threads=1, options=["--dtype", "bfloat16"]) as engine,
+        openai.OpenAI(base_url=engine.base_url, api_key="x") as other,
+    ):
+        rounded = other.completions.create(model=engine.base, **asked).choices[0].logprobs
+    assert exact is not None and exact.token_logprobs and rounded is not None and rounded.token_logprobs
+    assert rounded.token_logprobs != exact.token_logprobs
+    assert rounded.token_logprobs[1:] == pytest.approx(exact.token_logprobs[1:], abs=0.1)
 
 
 def test_generated_tokens_have_log_probabilities(client: openai.OpenAI) -> None:
