@@ -75,7 +75,8 @@ async def test_nothing_is_ready_before_it_is_loaded_and_attested(engine: HttpEng
     assert not engine.ready(family.child)
     found = await engine.attest(family.child)
     assert (found.verdict, engine.ready(family.child)) == (Verdict.ACCEPTED, True)
-    assert found.numbers["student"] < 0.01 < 0.5 < min(found.numbers["parent"], found.numbers["base"])
+    # Probes were scored in float32; a server that multiplies in bfloat16 is a hundredth of a nat off. The rule allows 0.1.
+    assert found.numbers["student"] < 0.03 < 0.5 < min(found.numbers["parent"], found.numbers["base"])
     await engine.unload(family.child)
     assert not engine.ready(family.child)
 
