@@ -182,6 +182,7 @@ class Demo:
 
     async def _windows(self, loop: Loop, base: Path, teacher: Teacher, story: Story, phases: Phases) -> None:
         """Windows and canaries until a student is champion."""
+        never = tuple(replace(window, min_kept=NEVER) for window in self.settings.windows)
         for number, window in enumerate(self.settings.windows, 1):
             with phases.phase(f"collect {number}") as news:
                 await loop.collect(number, window.families or FAMILIES, news)
@@ -191,14 +192,14 @@ class Demo:
                 news(_told(made))
             if made.state is not State.REGISTERED:
                 continue
+            # The trainer reads its settings at every look, and may look between a crown and whatever is written after it.
+            self._configure(replace(self.settings, windows=never), base, teacher)
             with phases.phase(f"canary {number}") as news:
                 decree = self.settings.decree == number
                 await self._try(loop, made.student, f"window {number}", story, news, decree=decree)
             if story.champion is not None:
-                # The trainer reads its settings at every look: others are tried against the champion now, nobody new is made.
-                never = tuple(replace(window, min_kept=NEVER) for window in self.settings.windows)
-                self._configure(replace(self.settings, windows=never), base, teacher)
-                return
+                return  # others are tried against the champion now; nobody new is made
+            self._configure(self.settings, base, teacher)
 
     async def _copies(self, loop: Loop, base: Path, story: Story, phases: Phases) -> None:
         """The champion with noise, released past the gate, and the champion again under another name."""
