@@ -72,7 +72,7 @@ def test_a_canary_without_a_verdict_has_no_interval() -> None:
 
 
 def story(*trials: Trial, champion: str | None = NAME) -> Story:
-    return Story(trials=[(trial, {}) for trial in trials], champion=champion)
+    return Story(trials=list(trials), champion=champion)
 
 
 def trial(what: str, verdict: str) -> Trial:

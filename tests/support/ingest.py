@@ -1,11 +1,8 @@
 """Ingest under test: topics of its own, events produced, the process or the worker, and what the rows must be."""
 
 import asyncio
-import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +23,7 @@ from stillhouse.streams.ingest.sink import Sink, Unit
 from stillhouse.streams.ingest.worker import Worker
 from stillhouse.streams.instruments import Instruments
 from stillhouse.streams.settings import IngestSettings
+from tests.support.child import Child
 
 QUICK = IngestSettings(flush_every=0.2, park_after=1.0, session_timeout=6.0, retry_wait=0.1)
 """Settings for tests: nothing waits long."""
@@ -86,7 +84,7 @@ class Topics:
         return int(ends - committed)
 
 
-class Process:
+class Process(Child):
     """`python -m stillhouse.streams.ingest` on a state folder."""
 
     def __init__(self, topics: Topics, state: Path, *, ordinal: int = 0, die: str = "", settings: IngestSettings = QUICK) -> None:
@@ -95,38 +93,7 @@ class Process:
         environment |= {"STILLHOUSE_KAFKA__PREFIX": topics.kafka.prefix, "STILLHOUSE_TEST_DIE": die}
         command = [sys.executable, "-m", "stillhouse.streams.ingest", "--state", str(state), "--ordinal", str(ordinal)]
         command += ["--bootstrap-servers", topics.kafka.bootstrap_servers]
-        self.log = state / f"ingest-{ordinal}-{time.monotonic_ns()}.log"
-        state.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-
-    def ready(self) -> dict[str, Any]:
-        """What it prints when it reads; fails when it ends before."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.log.read_text()[-3000:]
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def wait(self, seconds: float = 60) -> int:
-        """Its exit code."""
-        code = self.process.wait(seconds)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
-
-    def stop(self) -> int:
-        """SIGTERM; its exit code."""
-        self.process.terminate()
-        return self.wait()
-
-    def __enter__(self) -> "Process":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.wait()
+        super().__init__(f"ingest-{ordinal}", command, state, environment)
 
 
 @asynccontextmanager

@@ -1,13 +1,10 @@
 """Signals under test: runs in the store, facts on the topic, the process, and what it asked for."""
 
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -24,6 +21,7 @@ from stillhouse.sdk.kafka import topic_name
 from stillhouse.sdk.store import Store
 from stillhouse.streams.ingest.rows import Read
 from stillhouse.streams.ingest.sink import Sink, Unit
+from tests.support.child import Child
 from tests.support.events import TEACHER, trajectory
 from tests.support.ingest import Topics
 
@@ -105,7 +103,7 @@ def tasks_on(topics: Topics) -> list[TeacherTask]:
     return [codec.decode(message.value(), TeacherTask) for message in topics.read(TEACHER_TASKS)]
 
 
-class Process:
+class Process(Child):
     """`python -m stillhouse.streams.signals` on a state folder."""
 
     def __init__(self, topics: Topics, state: Path, *, die: str = "", **settings: str) -> None:
@@ -114,35 +112,4 @@ class Process:
         environment |= {"STILLHOUSE_KAFKA__PREFIX": topics.kafka.prefix, "STILLHOUSE_TEST_DIE": die}
         command = [sys.executable, "-m", "stillhouse.streams.signals", "--state", str(state)]
         command += ["--bootstrap-servers", topics.kafka.bootstrap_servers]
-        self.log = state / f"signals-{time.monotonic_ns()}.log"
-        state.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-
-    def ready(self) -> dict[str, Any]:
-        """What it prints when it reads; fails when it ends before."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.log.read_text()[-3000:]
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def wait(self, seconds: float = 60) -> int:
-        """Its exit code."""
-        code = self.process.wait(seconds)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
-
-    def stop(self) -> int:
-        """SIGTERM; its exit code."""
-        self.process.terminate()
-        return self.wait()
-
-    def __enter__(self) -> "Process":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.wait()
+        super().__init__("signals", command, state, environment)

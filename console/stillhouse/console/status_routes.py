@@ -1,7 +1,6 @@
 """What each route serves, and what its canary waits for: asked of the gateway and of the controller that run."""
 
 import json
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -18,21 +17,39 @@ def routes_of(record: StackRecord) -> Fields:
     """
     if record.admin is None:
         return {}
-    served = _ask(f"{record.admin}/v1/routes")
-    if "error" in served:
-        return served
+    try:
+        served = read_routes(record.admin)
+    except OSError as error:
+        return _away(record.admin, error)
     controller = record.metrics.get("canary", "").removesuffix("/metrics")
-    waits = _ask(f"{controller}/readyz").get("waits", {}) if controller else {}
-    return {name: _route(found, waits.get(name)) for name, found in served["routes"].items()}
+    waits = _waits(controller) if controller else {}
+    return {name: _route(found, waits.get(name)) for name, found in served.items()}
+
+
+def read_routes(admin: str) -> Fields:
+    """What the gateway says of each route, by its name.
+
+    Args:
+        admin: the address of its admin port.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    return dict(_read(f"{admin}/v1/routes")["routes"])
+
+
+def spent_usd(found: Fields) -> dict[str, float]:
+    """What a route has spent, in US dollars, by who answered."""
+    spent: dict[str, float] = {}
+    for line in found["ledger"]:
+        spent[line["variant"]] = spent.get(line["variant"], 0.0) + line["cost_micro_usd"] / 1e6
+    return spent
 
 
 def _route(found: Fields, waits: str | None) -> Fields:
     runs: dict[str, int] = {}
     for arm in found["arms"]:
         runs[arm["arm"]] = runs.get(arm["arm"], 0) + arm["trajectories"]
-    spent: dict[str, float] = {}
-    for line in found["ledger"]:
-        spent[line["variant"]] = round(spent.get(line["variant"], 0.0) + line["cost_micro_usd"] / 1e6, 6)
     return {
         "champion": found["champion"],
         "canary": found["canary"],
@@ -40,15 +57,26 @@ def _route(found: Fields, waits: str | None) -> Fields:
         "paused": found["paused"],
         "ready": found["ready"],
         "runs": runs,
-        "spent_usd": spent,
+        "spent_usd": {variant: round(usd, 6) for variant, usd in spent_usd(found).items()},
         "capture_only": found["capture_only"],
         "waits": waits,
     }
 
 
-def _ask(url: str) -> Fields:
+def _waits(controller: str) -> Fields:
+    try:
+        return dict(_read(f"{controller}/readyz").get("waits", {}))
+    except OSError:
+        return {}  # it is among the processes, with its state
+
+
+def _read(url: str) -> Fields:
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as reply:
             return dict(json.loads(reply.read()))
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return {"error": f"{url} does not answer: {error}"}
+    except ValueError as error:
+        raise OSError(f"{url} did not answer with JSON: {error}") from error
+
+
+def _away(admin: str, error: OSError) -> Fields:
+    return {"error": f"{admin}/v1/routes does not answer: {error}"}

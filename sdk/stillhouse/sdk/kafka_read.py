@@ -1,6 +1,7 @@
 """A topic read whole, once: for tools, and for decisions that are kept in a log."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -30,22 +31,15 @@ def read_whole(
     Raises:
         UnreachableError: no broker answers, or it gives no more records.
     """
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
+    from confluent_kafka import KafkaException, TopicPartition
 
-    ours = {"group.id": reader, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
-    consumer: Any = Consumer(confluent_args(settings, **ours, **extra))
-    try:
+    with _reader(settings, {"group.id": reader, "auto.offset.reset": "earliest", **extra}) as consumer:
         topic = topic_name(settings, name)
-        partitions = sorted(consumer.list_topics(topic, timeout=timeout).topics[topic].partitions)
+        partitions = _partitions(consumer, topic, timeout)
         check(topic, partitions)
-        left: dict[int, int] = {}
-        places = []
-        for partition in partitions:
-            first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout)
-            if end > first:
-                left[partition] = end
-                places.append(TopicPartition(topic, partition, first))
-        consumer.assign(places)
+        spans = {partition: span for partition, span in _spans(consumer, topic, partitions, timeout).items() if span[1] > span[0]}
+        left = {partition: end for partition, (_, end) in spans.items()}
+        consumer.assign([TopicPartition(topic, partition, first) for partition, (first, _) in spans.items()])
         while left:
             message = consumer.poll(timeout)
             if message is None:
@@ -55,11 +49,6 @@ def read_whole(
             if message.offset() + 1 >= left.get(message.partition(), 0):
                 left.pop(message.partition(), None)
             yield message
-    except KafkaException as error:
-        fix = "Start it, or set [kafka] bootstrap_servers."
-        raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers, fix=fix) from error
-    finally:
-        consumer.close()
 
 
 def record_count(settings: KafkaSettings, name: str, *, timeout: float = 10.0) -> int:
@@ -73,16 +62,33 @@ def record_count(settings: KafkaSettings, name: str, *, timeout: float = 10.0) -
     Raises:
         UnreachableError: no broker answers.
     """
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-    consumer: Any = Consumer(confluent_args(settings, **{"group.id": "stillhouse-count", "enable.auto.commit": False}))
-    try:
+    with _reader(settings, {"group.id": "stillhouse-count"}) as consumer:
         topic = topic_name(settings, name)
-        places = [TopicPartition(topic, number) for number in consumer.list_topics(topic, timeout=timeout).topics[topic].partitions]
-        spans = [consumer.get_watermark_offsets(place, timeout=timeout) for place in places]
+        spans = _spans(consumer, topic, _partitions(consumer, topic, timeout), timeout)
+    return sum(end - first for first, end in spans.values())
+
+
+@contextmanager
+def _reader(settings: KafkaSettings, ours: Mapping[str, Any]) -> Iterator[Any]:
+    """A consumer that commits nothing; what Kafka says against it is that no broker answers."""
+    from confluent_kafka import Consumer, KafkaException
+
+    consumer: Any = Consumer(confluent_args(settings, **ours, **{"enable.auto.commit": False}))
+    try:
+        yield consumer
     except KafkaException as error:
         fix = "Start it, or set [kafka] bootstrap_servers."
         raise UnreachableError(f"no Kafka broker answers: {error.args[0].str()}", where=settings.bootstrap_servers, fix=fix) from error
     finally:
         consumer.close()
-    return sum(end - first for first, end in spans)
+
+
+def _partitions(consumer: Any, topic: str, timeout: float) -> list[int]:
+    return sorted(consumer.list_topics(topic, timeout=timeout).topics[topic].partitions)
+
+
+def _spans(consumer: Any, topic: str, partitions: Sequence[int], timeout: float) -> dict[int, tuple[int, int]]:
+    """The offsets of the first record and behind the last one, by partition."""
+    from confluent_kafka import TopicPartition
+
+    return {partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout) for partition in partitions}

@@ -4,7 +4,6 @@ Every step leaves its artefact on disk or in the table before the window's state
 a trainer that was killed anywhere goes on from the state that it finds (docs/windows.md says what a crash after each step leaves).
 """
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from stillhouse.trainer.curate.pipeline import Tools
 from stillhouse.trainer.decisions import NOBODY, Erasures
 from stillhouse.trainer.disk import names_full_disk
 from stillhouse.trainer.examples import Example
+from stillhouse.trainer.files import alone
 from stillhouse.trainer.jobs_data import WindowData, plan_report
 from stillhouse.trainer.jobs_parts import Evaluate, JobResult, Progress, Steps, Train, coverage, result_of, tokens_by_key
 from stillhouse.trainer.jobs_registration import announcement, check_candidate, check_measured, manifest_of, registered
@@ -204,9 +204,6 @@ class Job:
         """One trainer of a lineage on this machine; the compare-and-set of states is what holds between machines."""
         folder = self.data.root
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RetryableError("another trainer is running a window", where=str(folder), fix="Wait for it, or stop it.") from error
+        refusal = RetryableError("another trainer is running a window", where=str(folder), fix="Wait for it, or stop it.")
+        with alone(folder / ".lock", refusal):
             yield

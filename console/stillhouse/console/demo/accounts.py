@@ -1,21 +1,20 @@
 """What the demo spent and what became of its events: figures that must add up."""
 
 import asyncio
-import json
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stillhouse.console.context import Context
 from stillhouse.console.demo.settings import ROUTE
+from stillhouse.console.demo.watch import within
 from stillhouse.console.stack.record import StackRecord
+from stillhouse.console.status_routes import read_routes, spent_usd
 from stillhouse.schemas.topics import DLQ, EVENTS
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.kafka_read import record_count
 from stillhouse.sdk.store import Store
 
-SETTLE_S, LOOK_S, HTTP_S = 60.0, 0.5, 5.0
+SETTLE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,17 @@ async def accounts_of(loaded: Context, record: StackRecord, runs: int, reruns: i
         reruns: of the runner.
         rerun_micro_usd: what they cost.
     """
-    store, clock = loaded.store(), asyncio.get_running_loop()
-    deadline = clock.time() + SETTLE_S
-    while True:
+    store = loaded.store()
+    emitted = stored = dlq = 0
+
+    async def settled() -> bool:
+        nonlocal emitted, stored, dlq
         emitted, stored, dlq = await asyncio.to_thread(_events, loaded.kafka, store)
-        if emitted == stored + dlq or clock.time() > deadline:
-            break
-        await asyncio.sleep(LOOK_S)
-    ledger = await asyncio.to_thread(_ledger, str(record.admin))
+        return emitted == stored + dlq
+
+    await within(settled, SETTLE_S)
+    routes = await asyncio.to_thread(read_routes, str(record.admin))
+    ledger = spent_usd(routes[ROUTE])
     mean = await asyncio.to_thread(_teacher_mean, store)
     return Accounts(
         teacher_only_usd=mean * (runs + reruns),
@@ -72,15 +74,6 @@ def _events(kafka: KafkaSettings, store: Store) -> tuple[int, int, int]:
     rows = store.trajectories(columns=["key", "chunks"])
     stored = sum(len(members) for members in store.event_sets({row["key"]: row["chunks"] for row in rows}).values())
     return record_count(kafka, EVENTS), stored, record_count(kafka, DLQ)
-
-
-def _ledger(admin: str) -> dict[str, float]:
-    with urllib.request.urlopen(f"{admin}/v1/routes", timeout=HTTP_S) as reply:
-        lines: list[dict[str, Any]] = json.loads(reply.read())["routes"][ROUTE]["ledger"]
-    found: dict[str, float] = {}
-    for line in lines:
-        found[line["variant"]] = found.get(line["variant"], 0.0) + line["cost_micro_usd"] / 1e6
-    return found
 
 
 def _teacher_mean(store: Store) -> float:

@@ -18,7 +18,8 @@ from stillhouse.trainer.probes import save_probes
 def again(folder: Path, champion: str) -> str:
     """Register the champion's weights under a new name; its parent is the champion, from which nothing can tell it."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-        candidate = _copy(folder / champion, Path(draft))
+        candidate = Path(draft) / "candidate"
+        shutil.copytree(folder / champion, candidate, ignore=shutil.ignore_patterns(MANIFEST))
         probes = [Probe(ids=p.ids, student=p.student, base=p.base, parent=p.student) for p in load_probes(folder / champion)]
         save_probes(candidate, probes)
         manifest = load_manifest(folder / champion)
@@ -32,9 +33,3 @@ def register_noisy(folder: Path, champion: str, candidate: Path) -> str:
     report = {"success": 1.0, "format_errors": 0.0, "failure_rates": dict.fromkeys(manifest.evaluation.get("failure_rates", {}), 0.0)}
     told = msgspec.structs.replace(manifest, parent=champion, validation_loss=0.0, train_loss=0.0, evaluation=report)
     return students.register(folder, candidate, told).name
-
-
-def _copy(student: Path, draft: Path) -> Path:
-    candidate = draft / "candidate"
-    shutil.copytree(student, candidate, ignore=shutil.ignore_patterns(MANIFEST))
-    return candidate

@@ -1,9 +1,7 @@
 """The demo's part in the loop: it makes traffic and waits. What is trained, released, crowned or rolled back others decide."""
 
 import asyncio
-import json
-import urllib.request
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stillhouse.console.context import Context
@@ -11,8 +9,9 @@ from stillhouse.console.demo.commands import cli
 from stillhouse.console.demo.settings import ROUTE, DemoSettings
 from stillhouse.console.demo.traffic import Traffic
 from stillhouse.console.demo.trials import Trial, trial_of
-from stillhouse.console.demo.watch import LOOK_S, Watch
+from stillhouse.console.demo.watch import Watch, within
 from stillhouse.console.stack.stack import Stack
+from stillhouse.console.status_routes import read_routes
 from stillhouse.examples.order_desk.tasks import FAMILIES
 from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.trainer import windows
@@ -21,7 +20,6 @@ from stillhouse.trainer.windows_types import TERMINAL, Window
 
 News = Callable[[str], None]
 WINDOW_S, START_S, SETTLE_S = 1800.0, 180.0, 60.0
-HTTP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Loop:
 
         report = await self.traffic.until(begun, f"window-{number}", self.settings.most_runs, families, news)
         status = self._trainer()
-        if not await self._within(begun, SETTLE_S):
+        if not await within(begun, SETTLE_S):
             fix = "See logs/trainer.log and logs/ingest.log."
             raise RetryableError(f"the trainer began no window after {report.done} runs: {status.waits}", where="demo", fix=fix)
 
@@ -76,7 +74,7 @@ class Loop:
             found = await self._window(number)
             return found is not None and found.state in TERMINAL
 
-        if not await self._within(ended, WINDOW_S) or found is None:
+        if not await within(ended, WINDOW_S) or found is None:
             raise RetryableError(f"window {number} did not end in {WINDOW_S:g} s", where="logs/trainer-jobs.log", fix="See the log.")
         return found
 
@@ -94,23 +92,27 @@ class Loop:
             RetryableError: its canary did not begin.
         """
         news(f"{student}: waiting for the controller and for its attestation")
-        begun = await self.watch.until(lambda: self.watch.state.canary == student or self.watch.ended(student) is not None, START_S)
-        if not begun:
+
+        async def begun() -> bool:
+            state = await self.watch.look()
+            return state.canary == student or self.watch.ended(student) is not None
+
+        if not await within(begun, START_S):
             raise RetryableError(f"no canary of {student} began", where="logs/canary.log", fix="See the log.")
         if decree:
             reason = "demo: a random model would never be crowned by evidence"
             await cli(self.loaded.state, "canary", "promote", "--route", ROUTE, "--reason", reason)
             await self.watch.look()
             return trial_of(self.watch, student, what)
-        await self._within(lambda: self._attested(student), START_S)
+        await within(lambda: self._attested(student), START_S)
 
         async def over() -> bool:
             await self.watch.look()
-            seen = trial_of(self.watch, student, what)
-            return self.watch.ended(student) is not None or (units is not None and seen.units["canary"] >= units)
+            enough = units is not None and trial_of(self.watch, student, what).units["canary"] >= units
+            return enough or self.watch.ended(student) is not None
 
         await self.traffic.until(over, f"{what}-canary", self.settings.canary_runs, FAMILIES, news)
-        await self._within(over, SETTLE_S)
+        await within(over, SETTLE_S)
         return trial_of(self.watch, student, what)
 
     def _trainer(self) -> Status:
@@ -123,19 +125,5 @@ class Loop:
     async def _attested(self, student: str) -> bool:
         """Whether the gateway would ask it; one that was refused is over in the log."""
         await self.watch.look()
-        routes = await asyncio.to_thread(_read, f"{self.stack.record.admin}/v1/routes")
-        return bool(routes["routes"][ROUTE]["ready"].get(student)) or self.watch.ended(student) is not None
-
-    async def _within(self, over: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-        clock = asyncio.get_running_loop()
-        deadline = clock.time() + seconds
-        while not await over():
-            if clock.time() > deadline:
-                return False
-            await asyncio.sleep(LOOK_S)
-        return True
-
-
-def _read(url: str) -> dict[str, dict[str, dict[str, dict[str, bool]]]]:
-    with urllib.request.urlopen(url, timeout=HTTP_S) as reply:
-        return json.loads(reply.read())  # type: ignore[no-any-return]
+        routes = await asyncio.to_thread(read_routes, str(self.stack.record.admin))
+        return bool(routes[ROUTE]["ready"].get(student)) or self.watch.ended(student) is not None

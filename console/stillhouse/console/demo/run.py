@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from stillhouse.console import context
-from stillhouse.console.demo import copies, trials
+from stillhouse.console.demo import copies
 from stillhouse.console.demo.accounts import Accounts, accounts_of
 from stillhouse.console.demo.commands import cli, noisy_candidate
 from stillhouse.console.demo.evaluation import Evaluated, evaluate_all
@@ -23,7 +23,7 @@ from stillhouse.console.demo.settings import ROUTE, DemoSettings, as_toml
 from stillhouse.console.demo.sides import Sides, side_by_side
 from stillhouse.console.demo.teacher import Teacher, command, stand_in
 from stillhouse.console.demo.traffic import Traffic
-from stillhouse.console.demo.trials import Trial
+from stillhouse.console.demo.trials import Trial, served
 from stillhouse.console.demo.watch import Watch
 from stillhouse.console.stack.local import parts_of
 from stillhouse.console.stack.parts import ANY_PORT
@@ -46,12 +46,13 @@ NEVER = 1_000_000_000
 
 @dataclass
 class Story:
-    """What has happened so far. Jobs and losses are by the window's number, from 1."""
+    """What has happened so far. Jobs and losses are by the window's number, from 1; what canaries served by student."""
 
     jobs: dict[int, Fields] = field(default_factory=dict)
     rejected: dict[int, Fields] = field(default_factory=dict)
     losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    trials: list[tuple[Trial, Fields]] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    served: dict[str, Fields] = field(default_factory=dict)
     champion: str | None = None
     reruns: int = 0
     accounts: Accounts | None = None
@@ -62,7 +63,7 @@ class Story:
 
     def trial(self, what: str) -> Trial | None:
         """The last trial of a kind; None when there was none."""
-        return next((trial for trial, _ in reversed(self.trials) if trial.what == what), None)
+        return next((trial for trial in reversed(self.trials) if trial.what == what), None)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Demo:
             story.reruns = reruns.done
             with phases.phase("accounts"):
                 story.accounts = await accounts_of(loaded, stack.record, traffic.runs, reruns.done, reruns.cost_micro_usd)
-                story.trials = [(trial, await asyncio.to_thread(trials.served, loaded.store(), trial)) for trial, _ in story.trials]
+                story.served = await asyncio.to_thread(served, loaded.store(), story.trials)
         finally:
             await watch.stop()
         if not story.jobs:
@@ -220,7 +221,7 @@ class Demo:
         self, loop: Loop, student: str, what: str, story: Story, news: Any, *, decree: bool = False, units: int | None = None
     ) -> None:
         trial = await loop.trial(student, what, news, decree=decree, units=units)
-        story.trials.append((trial, {}))
+        story.trials.append(trial)
         if trial.crowned:
             story.champion = student
         news(f"{student}: {trial.verdict} ({trial.reason}) after {trial.units['canary']} units, {trial.units['control']} of the control")

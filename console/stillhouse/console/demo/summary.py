@@ -87,7 +87,7 @@ def loop_fields(story: Story) -> Fields:
     assert accounts is not None, "written when the demo is over"
     return {
         "champion": story.champion,
-        "canaries": [as_fields(trial, found) for trial, found in story.trials],
+        "canaries": [as_fields(trial, story.served[trial.student]) for trial in story.trials],
         "reruns": story.reruns,
         "cost": {
             "teacher_only_usd": round(accounts.teacher_only_usd, 6),

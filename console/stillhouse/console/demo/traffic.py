@@ -1,11 +1,12 @@
 """The demo's users: order-desk agents that ask the gateway, as many as are wanted, for as long as they are wanted."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stillhouse.console.demo.watch import LOOK_S
+from stillhouse.console.demo.watch import within
 from stillhouse.examples.order_desk.fleet import FleetReport, run_fleet
 from stillhouse.examples.order_desk.replay import save_tasks
 from stillhouse.examples.order_desk.tasks import DeskTask, make_tasks
@@ -59,7 +60,7 @@ class Traffic:
         tasks = make_tasks("train", most, self.seed, families=families, weights=weights, name=name)
         save_tasks(self.tasks_file, tasks)
         self.given |= {task.id: task for task in tasks}
-        watching = asyncio.create_task(self._watch(over))
+        watching = asyncio.create_task(within(over, math.inf))
 
         def tell(report: FleetReport) -> None:
             news(f"{report.done} runs, {report.succeeded} succeeded")
@@ -77,7 +78,3 @@ class Traffic:
         self.runs += report.done
         self.succeeded += report.succeeded
         return report
-
-    async def _watch(self, over: Callable[[], Awaitable[bool]]) -> None:
-        while not await over():
-            await asyncio.sleep(LOOK_S)

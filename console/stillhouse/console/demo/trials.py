@@ -1,6 +1,6 @@
 """One student's canary as the demo sees it: traffic until there is a verdict, and what the log says of it afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,14 +96,19 @@ def _point(numbers: Mapping[str, Any]) -> Point | None:
     return Point(test["canary"], test["estimate"], lower, upper, test["against"])
 
 
-def served(store: Store, trial: Trial) -> Fields:
-    """What the store says of a trial: successes by arm, and the seconds from the verdict to the student's last answer.
+def served(store: Store, trials: Sequence[Trial]) -> dict[str, Fields]:
+    """What the store says of trials, by student: successes by arm, and the seconds from the verdict to the student's last answer.
 
     Intention to treat: a run counts in the arm that it was assigned to, whoever answered.
     """
+    rows = store.trajectories(columns=["key", "assignment", "outcome", "status"])
+    return {trial.student: _served(store, trial, rows) for trial in trials}
+
+
+def _served(store: Store, trial: Trial, rows: Sequence[Fields]) -> Fields:
     arms = {_CANARY: {"k": 0, "n": 0}, "control": {"k": 0, "n": 0}}
     keys = []
-    for row in store.trajectories(columns=["key", "assignment", "outcome", "status"]):
+    for row in rows:
         assigned = row["assignment"] or {}
         if f"/{trial.student}/" not in str(assigned.get("experiment", "")):
             continue

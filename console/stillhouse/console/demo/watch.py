@@ -1,7 +1,7 @@
 """What the route serves and what has been decided about it: the topics `students` and `canary.verdicts`, followed."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stillhouse.schemas import codec
@@ -13,6 +13,17 @@ from stillhouse.serving.canary.follow import Tail
 from stillhouse.serving.canary.publish import StudentsLog
 
 LOOK_S = 0.3
+
+
+async def within(over: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Look until a condition holds; False when it did not within so many seconds."""
+    clock = asyncio.get_running_loop()
+    deadline = clock.time() + seconds
+    while not await over():
+        if clock.time() > deadline:
+            return False
+        await asyncio.sleep(LOOK_S)
+    return True
 
 
 class Watch:
@@ -59,18 +70,6 @@ class Watch:
     def of(self, student: str) -> list[CanaryVerdict]:
         """The recorded verdicts about a student, oldest first."""
         return [verdict for verdict in self.verdicts if verdict.student == student and verdict.route == self.route]
-
-    async def until(self, over: Callable[[], bool], seconds: float) -> bool:
-        """Look until a condition holds; False when it did not within so many seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while True:
-            await self.look()
-            if over():
-                return True
-            if loop.time() > deadline:
-                return False
-            await asyncio.sleep(LOOK_S)
 
     def _take(self, record: Any) -> None:
         if record.value:

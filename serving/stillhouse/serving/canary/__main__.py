@@ -16,10 +16,10 @@ from stillhouse.schemas.errors import PermanentError, StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.process import process_parser
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving import logs
 from stillhouse.serving.canary.settings import ControllerSettings, terms_of
 from stillhouse.serving.canary.shell import Controller
-from stillhouse.serving.routes import RouteSettings
 
 log = structlog.get_logger()
 

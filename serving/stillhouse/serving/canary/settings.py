@@ -2,8 +2,8 @@
 
 import msgspec
 
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.canary.experiment import CanarySettings
-from stillhouse.serving.routes import RouteSettings
 
 SECOND = 1_000_000
 """Times on the log are microseconds."""

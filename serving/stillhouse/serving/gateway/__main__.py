@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
+from stillhouse.sdk.process import process_parser
 from stillhouse.serving import logs
 from stillhouse.serving.gateway.engine_routes import engines
 from stillhouse.serving.gateway.server import Gateway, Ports
@@ -24,14 +24,9 @@ SWITCH_S = 0.0005
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stillhouse.serving.gateway", description="Answer agents: teacher and students.")
-    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
-    parser.add_argument("--config", type=Path, help="stillhouse.toml")
-    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
+    parser = process_parser("stillhouse.serving.gateway", "Answer agents: teacher and students. The metrics port is the admin port.")
     parser.add_argument("--host", default="127.0.0.1", help="for clients; other than loopback needs keys")
     parser.add_argument("--port", type=int, default=0, help="for clients; 0 for any")
-    parser.add_argument("--metrics-host", default="127.0.0.1", help="of the admin port")
-    parser.add_argument("--metrics-port", type=int, default=0, help="the admin port; 0 for any")
     parser.add_argument("--engine-url", default="", help="the students' server of routes that name none")
     return parser.parse_args(argv)
 

@@ -10,6 +10,7 @@ import uuid_utils
 from stillhouse.schemas.keys import trajectory_key
 from stillhouse.schemas.route_state import RouteState, RouteStates
 from stillhouse.sdk.redaction import Redactor
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.gateway.assignment import TEACHER, Placed, Why, place, unenrolled, variant
 from stillhouse.serving.gateway.backend import Call, StudentEngine
 from stillhouse.serving.gateway.capture import Capture
@@ -22,7 +23,6 @@ from stillhouse.serving.gateway.prices import MICRO, BusyTime
 from stillhouse.serving.gateway.requests import PREFIX, Asked, Given
 from stillhouse.serving.gateway.student_wire import servable
 from stillhouse.serving.gateway.teacher import Teacher
-from stillhouse.serving.routes import RouteSettings
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Which engine serves a route's students."""
 
 from stillhouse.sdk.config import Config
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.gateway.engine import HttpEngine
-from stillhouse.serving.routes import RouteSettings
 
 
 def engines(config: Config, default: str = "") -> dict[str, HttpEngine]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import Usage
-from stillhouse.serving.routes import RouteSettings
+from stillhouse.sdk.routes import RouteSettings
 
 MICRO = 1_000_000
 CHARACTERS_PER_TOKEN = 4

@@ -13,6 +13,7 @@ from stillhouse.sdk.client import Client
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.redaction import Redactor
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.gateway.admin import admin_application
 from stillhouse.serving.gateway.app import GatewayApp
 from stillhouse.serving.gateway.backend import StudentEngine
@@ -24,7 +25,6 @@ from stillhouse.serving.gateway.keys import FILE, Keys
 from stillhouse.serving.gateway.memory import Memory
 from stillhouse.serving.gateway.prices import BusyTime
 from stillhouse.serving.gateway.teacher import Teacher
-from stillhouse.serving.routes import RouteSettings
 
 DRAIN_S = 30.0
 LINGER_S = 2.0

@@ -11,12 +11,12 @@ import orjson
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import Policy, PolicyRole
+from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.gateway.answers import Answer, message_of, usage_of
 from stillhouse.serving.gateway.backend import Call
 from stillhouse.serving.gateway.failures import UpstreamError
 from stillhouse.serving.gateway.prices import TokenPrice, estimate, token_price
 from stillhouse.serving.gateway.sse import Assembly
-from stillhouse.serving.routes import RouteSettings
 
 CONNECT_S = 10.0
 MAX_REPLY = 64 << 20

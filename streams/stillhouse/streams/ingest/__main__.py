@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.process import process_parser
 from stillhouse.sdk.routes import RouteSettings
 from stillhouse.sdk.store import Store, StoreSettings
 from stillhouse.streams import logs
@@ -30,13 +30,8 @@ log = logs.logger(__name__)
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stillhouse.streams.ingest", description="Store and score agents' events.")
-    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
-    parser.add_argument("--config", type=Path, help="stillhouse.toml")
-    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
+    parser = process_parser("stillhouse.streams.ingest", "Store and score agents' events.")
     parser.add_argument("--ordinal", type=int, help="which worker this is; the least free one by default")
-    parser.add_argument("--metrics-port", type=int, default=0, help="of /metrics, /healthz and /readyz; 0 for any")
-    parser.add_argument("--metrics-host", default="127.0.0.1")
     return parser.parse_args(argv)
 
 

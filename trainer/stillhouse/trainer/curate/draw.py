@@ -4,7 +4,7 @@ What is not drawn returns to the pool: it is not used up, and the next window se
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import msgspec
@@ -87,23 +87,24 @@ def _new(new: Sequence[Draft], quota: Quota) -> Sequence[Draft]:
 
 
 def _by_plan(drafts: Sequence[Draft], count: int) -> list[Draft]:
-    sizes = Counter(" ".join(d.tools_used) for d in drafts)
-    left = shares(count, sizes, sizes)
-    drawn = []
-    for draft in drafts:
-        plan = " ".join(draft.tools_used)
-        if left[plan]:
-            left[plan] -= 1
-            drawn.append(draft)
-    return drawn
+    sizes = Counter(map(_plan, drafts))
+    return _first(drafts, shares(count, sizes, sizes), _plan)
+
+
+def _plan(draft: Draft) -> str:
+    return " ".join(draft.tools_used)
 
 
 def _by_family(drafts: Sequence[Draft], counts: Mapping[str, int]) -> list[Draft]:
-    left = dict(counts)
-    out = []
+    return _first(drafts, counts, lambda draft: draft.family)
+
+
+def _first(drafts: Sequence[Draft], counts: Mapping[str, int], group: Callable[[Draft], str]) -> list[Draft]:
+    """The first of each group, as many as it is given."""
+    left, out = dict(counts), []
     for draft in drafts:
-        if left.get(draft.family, 0) > 0:
-            left[draft.family] -= 1
+        if left.get(group(draft), 0) > 0:
+            left[group(draft)] -= 1
             out.append(draft)
     return out
 

@@ -2,14 +2,11 @@
 
 import argparse
 import asyncio
-import fcntl
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import structlog
 
@@ -22,6 +19,7 @@ from stillhouse.trainer.daemon.board import Board
 from stillhouse.trainer.daemon.health import HealthServer
 from stillhouse.trainer.daemon.look import Looker
 from stillhouse.trainer.daemon.loop import Daemon
+from stillhouse.trainer.files import alone
 
 log = structlog.get_logger()
 
@@ -38,7 +36,8 @@ async def serve(args: argparse.Namespace, argv: Sequence[str] | None = None) -> 
         line = argv or child.command(first.state, first.path, args.bootstrap_servers)
         return await child.run_job(line, logs / "trainer-jobs.log", on_event, nice=nice)
 
-    with _only(run):
+    refusal = PermanentError("another trainer runs here", where=str(run), fix="Stop it first.")
+    with alone(run / "trainer.lock", refusal):
         board = Board(run, windows.wall_clock)
         looker = Looker(lambda: Config.load(first.path, state=first.state), args.bootstrap_servers)
         health = HealthServer(board, args.metrics_host, args.metrics_port)
@@ -48,17 +47,6 @@ async def serve(args: argparse.Namespace, argv: Sequence[str] | None = None) -> 
             await Daemon(looker, job, board, windows.wall_clock).run(stop)
         finally:
             health.stop()
-
-
-@contextmanager
-def _only(run: Path) -> Iterator[None]:
-    """One daemon of a state folder; the lock goes with the process."""
-    with (run / "trainer.lock").open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PermanentError("another trainer runs here", where=str(run), fix="Stop it first.") from error
-        yield
 
 
 def _configure_logs() -> None:
