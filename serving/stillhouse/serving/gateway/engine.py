@@ -187,7 +187,8 @@ class HttpEngine:
     async def _watch(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), self._watch_every_s)
+                async with asyncio.timeout(self._watch_every_s):  # wait_for loses a cancellation that comes as the event is set
+                    await self._look_now.wait()
             self._look_now.clear()
             try:
                 await self.look()
