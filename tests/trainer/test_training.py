@@ -193,6 +193,23 @@ def test_base_model_and_view_are_fixed_within_a_lineage(base: Path, parent: Path
             check_lineage(job(base, tmp_path, parent=other, mode=mode))
 
 
+@pytest.mark.parametrize("mode", ["fresh", "continue"])
+def test_a_parent_that_is_gone_or_torn_is_said_so_with_its_place(mode: str, base: Path, parent: Path, tmp_path: Path) -> None:
+    absent = tmp_path / "students" / "student-1-00000000"
+    with pytest.raises(PermanentError, match="the parent's folder is gone: student-1-00000000") as told:
+        check_lineage(job(base, tmp_path, parent=absent, mode=mode))
+    assert told.value.where == str(absent) and "from a backup" in told.value.fix and "[window] lineage" in told.value.fix
+    for content in (None, b"{", b"{}", b"[]"):
+        torn = shutil.copytree(parent, tmp_path / "torn", dirs_exist_ok=True)
+        config = torn / "adapter_config.json"
+        config.unlink()
+        if content is not None:
+            config.write_bytes(content)
+        with pytest.raises(PermanentError) as told:
+            check_lineage(job(base, tmp_path, parent=torn, mode=mode))
+        assert str(torn) in told.value.where and told.value.fix
+
+
 def test_a_pickle_anywhere_in_the_parent_fails_the_job(base: Path, parent: Path, tmp_path: Path) -> None:
     poisoned = shutil.copytree(parent, tmp_path / "parent")
     (poisoned / "deep").mkdir()

@@ -17,6 +17,8 @@ from stillhouse.trainer.manifest import load_manifest
 from stillhouse.trainer.models import model_id
 from stillhouse.trainer.training_job import TrainJob
 
+_BRING_BACK = "Bring the folder back from a backup, or start a new lineage with [window] lineage."
+
 
 def check_examples(train: Sequence[Example], validation: Sequence[Example]) -> None:
     """The data gate.
@@ -59,22 +61,32 @@ def check_lineage(job: TrainJob) -> None:
 
     Raises:
         UsageError: the mode needs a parent, or one of them differs.
-        PermanentError: a file in the parent's folder may hold code, or cannot be read.
+        PermanentError: the parent's folder is gone, a file in it may hold code, or one cannot be read.
     """
     if job.parent is None:
         if job.mode == "continue":
             raise UsageError("a student cannot be continued without a parent", fix="Use the mode `fresh`.")
         return
+    if not job.parent.is_dir():
+        raise PermanentError(f"the parent's folder is gone: {job.parent.name}", where=str(job.parent), fix=_BRING_BACK)
     refuse_pickles(job.parent)
-    had = json.loads((job.parent / ADAPTER[0]).read_bytes())
-    shape = had["r"], had["lora_alpha"], sorted(had["target_modules"])
-    _same(job.parent, "rank, alpha and targets", shape, (job.settings.rank, job.settings.alpha, sorted(job.settings.targets)))
+    wanted = (job.settings.rank, job.settings.alpha, sorted(job.settings.targets))
+    _same(job.parent, "rank, alpha and targets", _shape(job.parent / ADAPTER[0]), wanted)
     seen = msgspec.structs.asdict(RenderSpec.load(job.parent / RENDER))
     sees = msgspec.structs.asdict(job.render)
     for name in seen.keys() - {"distilled_on"}:
         _same(job.parent, f"view ({name})", seen[name], sees[name])
     if (job.parent / MANIFEST).is_file():  # a candidate that was never registered has none
         _same(job.parent, "base model (sha256)", load_manifest(job.parent).base_sha256, model_id(job.base_model))
+
+
+def _shape(config: Path) -> tuple[int, int, list[str]]:
+    """Rank, alpha and targets of an adapter."""
+    try:
+        had = json.loads(config.read_bytes())
+        return had["r"], had["lora_alpha"], sorted(had["target_modules"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PermanentError(f"the parent's adapter cannot be read: {error!r}", where=str(config), fix=_BRING_BACK) from error
 
 
 def _same(parent: Path, what: str, had: object, wanted: object) -> None:
