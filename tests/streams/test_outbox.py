@@ -19,11 +19,14 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillhouse.schemas import codec
 from stillhouse.schemas.errors import PermanentError, RetryableError, UnreachableError
-from stillhouse.schemas.facts import Watermark
-from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES, TRAJECTORIES
+from stillhouse.schemas.events import Assignment, Outcome, Policy, PolicyRole
+from stillhouse.schemas.facts import TrajectoryFacts, Watermark
+from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES, EVENT_MAX_BYTES, TRAJECTORIES
 from stillhouse.sdk.kafka import KafkaSettings, apply_topics, topic_name
 from stillhouse.streams import dlq
+from stillhouse.streams.ingest.facts_fit import message_of
 from stillhouse.streams.ingest.letters import letter_of
 from stillhouse.streams.ingest.outbox import Outbox
 from stillhouse.streams.ingest.records import Rejected
@@ -94,6 +97,49 @@ def test_every_dead_letter_fits_and_is_whole_where_it_can_be(value: int | None, 
     whole = (letter.value or b"") == (one.record.value or b"") and {*one.record.headers} <= {*letter.headers}
     assert letter.cut or whole
     assert (value or 0) + (key or 0) + sum(n or 0 for n in headers) > DLQ_MAX_BYTES - 10_000 or not letter.cut
+
+
+def facts(key: str = "acme/t", **more: Any) -> TrajectoryFacts:
+    tenant, _, trajectory_id = key.partition("/")
+    fixed: dict[str, Any] = {"revision": 1, "content": "c" * 64, "status": "ended", "outcome": Outcome.SUCCESS, "family": "refund"}
+    return TrajectoryFacts(key=key, tenant=tenant, trajectory_id=trajectory_id, **(fixed | more))
+
+
+ROLES = (PolicyRole.TEACHER, PolicyRole.STUDENT)
+MANY = tuple(Policy(role=ROLES[n % 2], model="m", version=f"{n}" * 5000) for n in range(200))
+
+
+@given(
+    st.integers(0, 2 * EVENT_MAX_BYTES), st.integers(0, 2 * EVENT_MAX_BYTES), st.sampled_from([0, 3, 4097, 2 * EVENT_MAX_BYTES]),
+    st.sampled_from([(), MANY[:3], MANY]), st.booleans(),
+)  # fmt: skip
+def test_facts_fit_into_a_message_and_keep_what_readers_go_by(
+    family: int, subject: int, unit: int, policies: tuple[Policy, ...], assigned: bool
+) -> None:
+    assignment = Assignment(route="r", unit="u" * unit, experiment="e", arm="student", epoch=3) if assigned else None
+    one = facts(family="f" * family, subject="s" * subject, policies=policies, assignment=assignment, reward=1.0)
+    key, value, cut = message_of(one)
+    said = codec.decode(value, TrajectoryFacts)
+    assert len(key) + len(value) < EVENT_MAX_BYTES and cut != "withheld" and message_of(one) == (key, value, cut)
+    assert cut or said == one
+    assert {p.role for p in said.policies} == {p.role for p in policies} and (said.reward, said.revision) == (1.0, 1)
+    assert said.assignment in (assignment, None) and said.family in (one.family, None) and said.subject in (one.subject, None)
+    if max(unit, family, subject) <= 4096:
+        assert (said.assignment, said.family, said.subject) == (assignment, one.family, one.subject)
+
+
+async def test_facts_that_no_message_can_hold_are_cut_or_left_to_the_row_and_the_others_go_out(topics: Topics) -> None:
+    instruments = Instruments("stillhouse_ingest_")
+    outbox = Outbox(topics.kafka, instruments)
+    await outbox.start()
+    try:
+        await outbox.facts([facts("acme/a"), facts("acme/wide", policies=MANY), facts(f"acme/{'n' * 700_000}"), facts("acme/z")])
+    finally:
+        await outbox.stop()
+    found = {one.key: one for one in (codec.decode(m.value(), TrajectoryFacts) for m in topics.read(TRAJECTORIES))}
+    assert found.keys() == {"acme/a", "acme/wide", "acme/z"}
+    assert [p.role for p in found["acme/wide"].policies] == list(ROLES) and found["acme/wide"].family == "refund"
+    assert [instruments.value("stillhouse_ingest_facts_cut_total", how=how) for how in ("cut", "withheld")] == [1, 1]
 
 
 @pytest.mark.parametrize("absent", [DLQ, TRAJECTORIES])

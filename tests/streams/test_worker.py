@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
+from confluent_kafka import Producer
 
 from stillhouse.schemas import codec
-from stillhouse.schemas.events import ClientReport, Outcome, TrajectoryStarted
+from stillhouse.schemas.events import ClientReport, Outcome, Policy, PolicyRole, TrajectoryStarted
 from stillhouse.schemas.facts import Erasure, TrajectoryFacts, Watermark
+from stillhouse.schemas.messages import Message
 from stillhouse.schemas.topics import DLQ, ERASURES, EVENT_MAX_BYTES, SCHEMAS, TRAJECTORIES
-from stillhouse.sdk.kafka import aiokafka_producer_args, topic_name
+from stillhouse.sdk.kafka import aiokafka_producer_args, confluent_producer_args, topic_name
 from stillhouse.sdk.store import Store
 from stillhouse.streams import dlq
 from stillhouse.streams.ingest.chores import Chores
@@ -103,6 +106,47 @@ async def test_what_cannot_be_decoded_is_in_the_dlq_with_its_place_and_can_be_re
     assert {e.key for e in await asyncio.to_thread(dlq.entries, topics.kafka) if e.retried} == {biggest.key}
     assert max(len(message.value() or b"") for message in topics.read("agent.events")[-2:]) == whole or topics.unread() == 1
     assert [row["status"] for row in store.trajectories()] == ["ended"]
+
+
+async def test_undecodable_records_at_the_size_limit_and_over_it_are_dead_letters_and_the_events_between_them_rows(
+    topics: Topics, store: Store
+) -> None:
+    run, whole, over = trajectory(1), EVENT_MAX_BYTES - 300, 5_000_000
+    limits: Any = {"message.max.bytes": 2 * over, "compression.type": "lz4"}
+    packed: Any = Producer(confluent_producer_args(topics.kafka, **limits))  # the limit counts compressed bytes
+    for place, one in enumerate(run):
+        torn = codec.encode(event(step(0, action=Message(role="assistant", content="x" * (whole + 1000))), 1))[:whole]
+        topics.raw(torn if place % 2 else b"z" * whole, key=one.key)
+        packed.produce(topics.events, b"z" * over, key=one.key, headers=[("ce_source", b"acme/sdk")])
+        assert packed.flush(30) == 0
+        topics.produce([one])
+    async with running(topics, store) as worker:
+        await until_async(lambda: topics.unread() == 0, "all committed")
+        assert worker.status.ready()[0] and not worker.status.ready()[1]["stopped_partitions"]
+    entries = await asyncio.to_thread(dlq.entries, topics.kafka)
+    assert sorted((e.reason, len(e.value) == whole) for e in entries if not e.detail.startswith("cut")) == [
+        *[("corrupt", True)] * 2,
+        *[("framing", True)] * 3,
+    ]
+    cut = [e for e in entries if e.detail.startswith(f"cut: the record had {over} bytes")]
+    assert len(cut) == len(run) and all(set(e.value) == {ord("z")} and len(e.value) > whole for e in cut)
+    assert [(row["status"], row["revision"]) for row in store.trajectories()] == [("ended", len(run))]
+
+
+async def test_a_row_whose_facts_no_message_can_hold_stops_nothing(topics: Topics, store: Store, tmp_path: Path) -> None:
+    wide = [
+        msgspec.structs.replace(one, policy=Policy(role=PolicyRole.TEACHER, model="big", version=f"{place}" * 30_000))
+        for place, one in enumerate(trajectory(1, steps=60))
+    ]
+    topics.produce([*wide, *trajectory(2)])
+    async with running(topics, store) as worker:
+        await until_async(lambda: topics.unread() == 0, "all committed")
+        counted = worker.status._instruments
+    assert store.table_hash() == expected_hash(tmp_path / "expected", [*wide, *trajectory(2)])
+    said = [codec.decode_any(m.value(), (TrajectoryFacts, Watermark)) for m in topics.read(TRAJECTORIES)]
+    assert {f.key: len(f.policies) for f in said if isinstance(f, TrajectoryFacts)} == {"acme/t-1": 1, "acme/t-2": 1}
+    assert len(store.trajectories("key = 'acme/t-1'")[0]["policies"]) > 30
+    assert counted.value("stillhouse_ingest_facts_cut_total", how="cut") >= 1
 
 
 async def test_a_schema_that_becomes_known_brings_its_dead_letters_back(topics: Topics, store: Store) -> None:

@@ -37,6 +37,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("stillhouse_ingest_stopped_partitions", "gauge", "Partitions stopped by a flood that has no source."),
     Metric("stillhouse_ingest_commit_failures_total", "counter", "Commits refused because the group had moved on."),
     Metric("stillhouse_ingest_dlq_cut_total", "counter", "Dead letters that hold only the beginning of a record too large for the DLQ."),
+    Metric("stillhouse_ingest_facts_cut_total", "counter", "Facts too large for a message: cut, or withheld (only the row).", ("how",)),
     Metric("stillhouse_store_maintenance_seconds", "histogram", "Time of a maintenance run of one table.", ("table",)),
     # signals
     Metric("stillhouse_signals_records_total", "counter", "Records of the topic trajectories: facts, watermarks.", ("kind",)),

@@ -25,6 +25,7 @@ from stillhouse.schemas.facts import TeacherTask, TrajectoryFacts, Watermark
 from stillhouse.schemas.topics import DLQ, DLQ_MAX_BYTES, TEACHER_TASKS, TRAJECTORIES
 from stillhouse.sdk.kafka import KafkaSettings, aiokafka_producer_args, topic_name
 from stillhouse.streams import dlq
+from stillhouse.streams.ingest.facts_fit import message_of
 from stillhouse.streams.ingest.letters import letter_of
 from stillhouse.streams.ingest.records import Rejected
 from stillhouse.streams.instruments import Instruments
@@ -55,7 +56,7 @@ class Outbox:
 
     Args:
         settings: the section `[kafka]`.
-        instruments: counts dead letters that were cut.
+        instruments: counts dead letters and facts that were cut.
     """
 
     def __init__(self, settings: KafkaSettings, instruments: Instruments | None = None) -> None:
@@ -108,17 +109,18 @@ class Outbox:
         cut = sum(letter.cut for letter in letters)
         if cut:
             log.warning("records are too large for the DLQ: their letters hold the beginning of them", count=cut)
-            if self._instruments is not None:
-                self._instruments.count("stillhouse_ingest_dlq_cut_total", cut)
+            self._count("stillhouse_ingest_dlq_cut_total", cut)
 
     async def facts(self, facts: Iterable[TrajectoryFacts]) -> None:
         """Publish facts, in batches that are made here, and await the delivery of each batch: it is that of all in it.
+
+        What is too large for a message is cut, or left to its row alone where its name does not fit: said, counted, never waited for.
 
         Raises:
             UnreachableError: one was not acknowledged.
             PermanentError: the topic is gone, or refuses them.
         """
-        messages = [(one.key.encode(), codec.encode(one)) for one in facts]
+        messages = self._facts_messages(facts)
         if not messages:
             return
         async with self._delivery(self._trajectories):
@@ -127,6 +129,20 @@ class Outbox:
             for message in messages:
                 shares.setdefault(_partition_of(message[0], partitions, partitions), []).append(message)
             await _all_of([self._batches(partition, share) for partition, share in shares.items()])
+
+    def _facts_messages(self, facts: Iterable[TrajectoryFacts]) -> list[tuple[bytes, bytes]]:
+        messages = []
+        for key, value, cut in map(message_of, facts):
+            if cut:
+                log.warning("facts are too large for a message: the row has the whole", key=key[:200].decode(errors="replace"), how=cut)
+                self._count("stillhouse_ingest_facts_cut_total", how=cut)
+            if cut != "withheld":
+                messages.append((key, value))
+        return messages
+
+    def _count(self, name: str, amount: float = 1, **labels: str) -> None:
+        if self._instruments is not None:
+            self._instruments.count(name, amount, **labels)
 
     async def _batches(self, partition: int, messages: list[tuple[bytes, bytes]]) -> None:
         """Send messages of one partition in as few batches as hold them."""
