@@ -1,5 +1,6 @@
 """What an evaluation cost: by tokens for a provider's model, by time for a server of one's own."""
 
+import math
 from datetime import UTC, datetime
 
 import msgspec
@@ -47,6 +48,44 @@ def cost_of(price: Price, usage: Usage, *, busy_s: float | None, wall_s: float, 
         marginal_per_success_usd=marginal / successes if marginal is not None and successes else None,
         loaded_per_success_usd=loaded / successes if successes else None,
     )  # fmt: skip
+
+
+class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
+    """After how many successes of the student its distillation is paid; None where it never is. `why` says it in a sentence."""
+
+    successes: int | None
+    why: str
+
+
+def break_even(spend_usd: float, *, teacher_usd: float | None, student_usd: float | None) -> BreakEven:
+    """The volume from which on distilling was cheaper than going on with the teacher.
+
+    Args:
+        spend_usd: what distilling cost: the teacher's runs that were made for it, training, evaluation.
+        teacher_usd: the teacher's cost of a success.
+        student_usd: the student's, fully loaded: what it costs while it waits is part of what it must save.
+
+    Raises:
+        UsageError: the spend is no amount of money.
+    """
+    if not (math.isfinite(spend_usd) and spend_usd >= 0):
+        raise UsageError(f"a distillation cannot have cost {spend_usd} USD", fix="Give what was spent, 0 or more.")
+    for name, usd in (("teacher", teacher_usd), ("student", student_usd)):
+        if usd is None:
+            return BreakEven(successes=None, why=f"the {name} has no cost per success: nothing that was measured succeeded.")
+    assert teacher_usd is not None and student_usd is not None
+    saved = teacher_usd - student_usd
+    if saved <= 0:
+        return BreakEven(
+            successes=None, why=f"never: a success of the student costs ${student_usd:.2g} (loaded), the teacher's ${teacher_usd:.2g}."
+        )
+    volume = spend_usd / saved
+    if not math.isfinite(volume):
+        return BreakEven(successes=None, why="never: what a success saves is too little to count.")
+    successes = math.ceil(volume)
+    return BreakEven(
+        successes=successes, why=f"${spend_usd:.2f} spent, ${saved:.2g} saved at each success (loaded): paid after {successes:,}."
+    )
 
 
 def token_cost(price: TokenPrice | ListPrice, usage: Usage) -> tuple[float, str]:
