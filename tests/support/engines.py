@@ -124,11 +124,11 @@ def _learn(base: Path, spec: RenderSpec, students: Path, talks: dict[str, str], 
     above = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), parent).eval() if parent else None
 
     def under(scored: Any) -> Any:
-        return lambda ids: token_log_probabilities(scored, ids)
+        return lambda sequences: token_log_probabilities(scored, sequences)
 
-    def under_base(ids: Sequence[int]) -> list[float]:
+    def under_base(sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         with model.disable_adapter():
-            return token_log_probabilities(model, ids)
+            return token_log_probabilities(model, sequences)
 
     save_probes(candidate, choose_probes([ids for ids, _ in rows], under(model), under_base, under(above) if above else None))
     return registry.register(students, candidate, _manifest(base, parent))

@@ -13,11 +13,11 @@ class Scorer:
     """Log-probabilities of a made-up model: -1 a token, moved by an amount that depends on the sequence's first token."""
 
     def __init__(self, by: dict[int, float]) -> None:
-        self._by, self.calls = by, 0
+        self._by, self.scored = by, 0
 
-    def __call__(self, ids: Sequence[int]) -> list[float]:
-        self.calls += 1
-        return [-1.0 - self._by.get(ids[0], 0.0)] * (len(ids) - 1)
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        self.scored += len(sequences)
+        return [[-1.0 - self._by.get(ids[0], 0.0)] * (len(ids) - 1) for ids in sequences]
 
 
 def test_chosen_are_those_far_from_both_parent_and_base() -> None:
@@ -36,7 +36,7 @@ def test_the_first_child_is_told_from_the_base_alone() -> None:
 
 def test_repeats_are_scored_once_and_single_tokens_not_at_all() -> None:
     student = Scorer({})
-    assert len(choose_probes([[1, 2], [1, 2], [7]], student, Scorer({}), None)) == student.calls == 1
+    assert len(choose_probes([[1, 2], [1, 2], [7]], student, Scorer({}), None)) == student.scored == 1
 
 
 def test_there_are_sixteen() -> None:

@@ -48,7 +48,7 @@ async def run_job(argv: Sequence[str], log: Path, on_event: OnEvent = lambda eve
         child = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors,
-            limit=2**24, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+            limit=2**24,
         )  # fmt: skip
         try:
             if nice:

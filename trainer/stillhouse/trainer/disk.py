@@ -20,9 +20,17 @@ _SAID = (
 )
 
 
+_NO_ROOM = "there is no room to write"
+WINDOW_AGAIN = "run the window again: it goes on from where it was"
+
+
 @contextmanager
-def names_full_disk(folder: Path) -> Iterator[None]:
+def names_full_disk(folder: Path, then: str = WINDOW_AGAIN) -> Iterator[None]:
     """Say it in one sentence when what is written below `folder` no longer fits.
+
+    Args:
+        folder: where it is written.
+        then: what to do once there is room.
 
     Raises:
         RetryableError: the disk, the quota or the limit of a file's size was reached.
@@ -30,13 +38,18 @@ def names_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each library has its own class for it
-        if not is_full(error):
+        if not is_full(error) or _said_so(error):
             raise
         raise RetryableError(
-            f"there is no room to write: {next(iter(str(error).splitlines()), type(error).__name__)}",
+            f"{_NO_ROOM}: {next(iter(str(error).splitlines()), type(error).__name__)}",
             where=str(folder),
-            fix="Free some space on its disk, or raise the quota, and run the window again: it goes on from where it was.",
+            fix=f"Free some space on its disk, or raise the quota, and {then}.",
         ) from error
+
+
+def _said_so(error: Exception) -> bool:
+    """Whether somebody closer to the file, perhaps in another process, has said it in our words."""
+    return isinstance(error, RetryableError) and error.what.startswith(_NO_ROOM)
 
 
 def is_full(error: BaseException) -> bool:

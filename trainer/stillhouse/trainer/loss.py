@@ -50,12 +50,21 @@ def mean_loss(model: Any, rows: Sequence[Row], pad_id: int, batch_size: int = 8)
     return total / count
 
 
-def token_log_probabilities(model: Any, ids: Sequence[int]) -> list[float]:
-    """The log-probability of each token but the first, given those before it."""
+def token_log_probabilities(model: Any, sequences: Sequence[Sequence[int]], batch_size: int = 4) -> list[list[float]]:
+    """The log-probability of each token but the first, given those before it, of each sequence."""
+    scored: list[list[float]] = []
     with _evaluating(model):
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
-    chosen = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(ids[1:])[:, None])
-    return [float(p) for p in chosen[:, 0]]
+        for start in range(0, len(sequences), batch_size):
+            scored += _log_probabilities(model, sequences[start : start + batch_size])
+    return scored
+
+
+def _log_probabilities(model: Any, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Of a few at once, padded on the right, where no token of theirs looks."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], batch_first=True)
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    chosen = logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
+    return [row[: len(s) - 1].tolist() for row, s in zip(chosen, sequences, strict=True)]
 
 
 @contextmanager

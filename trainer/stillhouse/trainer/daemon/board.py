@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from stillhouse.schemas.metrics import METRICS
 from stillhouse.trainer.daemon.move import Facts, Failure, Move
 from stillhouse.trainer.daemon.status import FILE, Status, read_status
+from stillhouse.trainer.disk import is_full
 from stillhouse.trainer.windows import Clock
+
+log: Any = structlog.get_logger()
 
 TELL_US = 1_000_000
 _PREFIX = "stillhouse_trainer_"
@@ -28,7 +32,7 @@ class Board:
         self._path, self._clock = run / FILE, clock
         before = read_status(run)
         self.status = Status(pid=os.getpid(), at=clock(), tried=before.tried if before else "", failure=_kept(before))
-        self.looked = False
+        self.looked, self._unwritten = False, False
         self.registry = CollectorRegistry()
         kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
         self._metrics: dict[str, Any] = {
@@ -74,6 +78,18 @@ class Board:
 
     def _show(self, **changes: Any) -> None:
         self.status = msgspec.structs.replace(self.status, at=self._clock(), **changes)
+        try:
+            self._write()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            if not self._unwritten:  # a job needs no status file: it goes on, and the file is right again when there is room
+                log.warning("there is no room for the status file", path=str(self._path), fix="Free some space on its disk.")
+            self._unwritten = True
+        else:
+            self._unwritten = False
+
+    def _write(self) -> None:
         fresh = self._path.with_suffix(".tmp")
         fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self.status)) + b"\n")
         fresh.replace(self._path)
