@@ -60,6 +60,64 @@ def test_a_training_that_finds_no_room_says_so_and_goes_on_later(tmp_path: Path)
     assert child(0).strip() == State.REGISTERED.value
 
 
+# What writes outside a window's job: whole or not at all, and said in a sentence; the daemon goes on without its status file.
+OUTSIDE = """
+import resource, sys
+from pathlib import Path
+from stillhouse.schemas.errors import StillhouseError
+from stillhouse.trainer import models, shadow
+from stillhouse.trainer.daemon.board import Board
+from stillhouse.trainer.daemon.status import read_status
+from stillhouse.trainer.shadow_score import figures
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def empty_report(made_at):
+    return shadow.ShadowReport(
+        student="student-1-00000000", manifest_sha256="0" * 64, lineage="default", window="default-000001", made_at=made_at,
+        settings=shadow.ShadowSettings(), eligible=0, left_out=shadow.LeftOut(), all=figures([]), families={},
+        marginal=shadow.Marginal(seconds_per_step=None, usd_per_step=None, basis=""), scores=(),
+    )
+
+run = Path(sys.argv[1])
+saved = shadow.save(empty_report(1), run).read_bytes()
+board = Board(run, lambda: 0)
+board.away("before")
+limit(100)
+for write in (lambda: shadow.save(empty_report(2), run), lambda: models.tiny(run / "models" / "tiny", 1)):
+    try:
+        write()
+        print("written")
+    except StillhouseError as error:
+        print(type(error).__name__, error)
+board.away("meanwhile")
+board.away("meanwhile still")
+print(read_status(run).waits, "|", board.status.waits)
+limit(resource.RLIM_INFINITY)
+board.away("after")
+print(read_status(run).waits)
+print(shadow.save(empty_report(1), run).read_bytes() == saved, models.tiny(run / "models" / "tiny", 1).name)
+"""
+
+
+@pytest.mark.model
+def test_what_is_written_outside_a_window_says_so_too_and_the_daemon_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", OUTSIDE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    *said, status, later, whole = [line for line in done.stdout.splitlines() if "no room for the status file" not in line]
+    for line, folder, then in zip(said, ("shadow", "models"), ("shadow the student again.", "make the model again."), strict=True):
+        assert line.startswith("RetryableError there is no room to write") and f"({tmp_path / folder})" in line and line.endswith(then)
+    assert (status, later, whole) == ("before | meanwhile still", "after", "True tiny")
+    assert (done.stdout + done.stderr).count("no room for the status file") == 1
+
+
+def test_it_is_said_once_by_whoever_is_closest_to_the_file(tmp_path: Path) -> None:
+    with pytest.raises(RetryableError) as told, names_full_disk(tmp_path), names_full_disk(tmp_path / "near", "try again"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(told.value).count("no room") == 1 and told.value.where == str(tmp_path / "near") and told.value.fix.endswith("try again.")
+
+
 @pytest.mark.parametrize(
     "error",
     [

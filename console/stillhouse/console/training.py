@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from stillhouse.console import output
 from stillhouse.console.context import Context
 from stillhouse.trainer import child
+from stillhouse.trainer.disk import names_full_disk
 
 Event = child.Event
 
@@ -13,11 +14,12 @@ Event = child.Event
 async def job(
     loaded: Context, overrides: Mapping[str, object], options: Sequence[str], on_event: Callable[[Event], None] = lambda event: None
 ) -> Event:
-    """Run one window to its end; its result. Raises as `child.run_job`."""
+    """Run one window to its end; its result. Raises as `child.run_job`, and RetryableError where there is no room for its log."""
     settings = [f"--set={key}={value}" for key, value in overrides.items() if value is not None]
     servers = loaded.kafka.bootstrap_servers if loaded.has_broker else None
     argv = child.command(loaded.state, loaded.config.path, servers, [*settings, *options])
-    return await child.run_job(argv, loaded.config.state_dir("logs") / "trainer.log", on_event)
+    with names_full_disk(loaded.state):
+        return await child.run_job(argv, loaded.config.state_dir("logs") / "trainer.log", on_event)
 
 
 def run_job(loaded: Context, overrides: Mapping[str, object], options: Sequence[str], *, quiet: bool) -> Event:
