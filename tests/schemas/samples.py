@@ -130,6 +130,7 @@ OTHERS: tuple[object, ...] = (
         appended_at=1_717_200_001_000_000,
         stored_at=1_717_200_002_000_000,
         first_occurred_at=1_717_199_990_000_000,
+        student_failures=1,
     ),
     Watermark(partition=3, watermark=1_717_200_001_000_000, position=120, committed=100, worker="ingest-0"),
     TeacherTask(

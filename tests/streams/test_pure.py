@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.schemas.event_set import member
-from stillhouse.schemas.events import Assignment
+from stillhouse.schemas.events import Assignment, PolicyRole
 from stillhouse.schemas.fold import fold
 from stillhouse.schemas.messages import Message, ToolCall
 from stillhouse.streams.ingest.limits import RatioLimit
@@ -170,6 +170,16 @@ def test_a_students_format_error_counts_whether_the_teacher_answered_or_nobody()
     facts = facts_of(row_of(fold([*ended, fallback(1, 1)]), [], None, Read(0, 0, 0, 0), slow_ms=1.0, stored_at=0))
     assert facts.occurred_at - facts.first_occurred_at == 3
     assert (facts.scores.format_errors, [p.role.value for p in facts.policies]) == (1, ["teacher", "student"])
+
+
+def test_only_a_request_that_reached_a_student_is_one_that_it_failed() -> None:
+    """Four steps of its arm: the teacher answered the first two because it was not ready yet, and the third because it was too slow."""
+    arm = Assignment(route="desk", unit="u", experiment="desk", arm="canary", epoch=0)
+    events = [msgspec.structs.replace(one, assignment=arm) for one in (*trajectory(1), fallback(1, 2, "timeout"), fallback(1, 3, at=9))]
+    facts = facts_of(row_of(fold(events), [], None, Read(0, 0, 0, 0), slow_ms=1.0, stored_at=0))
+    assert (facts.requests, facts.fallbacks, facts.student_failures, facts.scores.format_errors) == (4, 3, 1, 1)
+    alone = fold([event for event in events if event.policy.role is not PolicyRole.TEACHER])
+    assert len(alone.failures) == 1, "nobody answered in its place: it failed all the same"
 
 
 def test_a_slow_request_is_one_that_its_route_calls_slow() -> None:

@@ -21,7 +21,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 class TrajectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a row, without text, with the values it replaced. Times are microseconds since the epoch.
 
-    `first_occurred_at` and `occurred_at` are those of the trajectory's first and last event.
+    `first_occurred_at` and `occurred_at` are those of the trajectory's first and last event. `fallbacks` are the requests that the teacher
+    answered in a student's arm, for whatever reason; `student_failures` those in which a student was asked and gave no reply.
     """
 
     key: str
@@ -54,6 +55,7 @@ class TrajectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     appended_at: int = 0
     stored_at: int = 0
     first_occurred_at: int = 0
+    student_failures: int = 0
 
     @property
     def started_at(self) -> int:

@@ -20,7 +20,7 @@ from stillhouse.schemas.events import (
 )
 from stillhouse.schemas.fold_feedback import decide, judgements
 from stillhouse.schemas.messages import Message
-from stillhouse.schemas.trajectory import Status, Step, Trajectory, is_malformed
+from stillhouse.schemas.trajectory import Status, Step, Trajectory, is_failure, is_malformed
 
 ERASED = "erased"
 """The `status_reason` of what is left of a trajectory whose subject asked to be forgotten."""
@@ -90,6 +90,7 @@ def fold_set(members: EventSet, *, erased: Callable[[str], bool] | None = None) 
         # Whatever did not count: other places' losers, and other versions of one event.
         superseded=len(members) - len(events) + len(steps) - len(placed) + max(0, len(starts) - 1) + max(0, len(ends) - 1),
         malformed=sum(is_malformed(event.policy, step.error) for event, step in failed),
+        failures=tuple(e.policy for e, s in [*failed, *((e, s) for _, e, s in placed)] if is_failure(e.policy, s.error)),
         outcome=outcome,
         outcome_source=source,
         reward=reward,

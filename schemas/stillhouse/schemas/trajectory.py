@@ -41,6 +41,11 @@ def is_malformed(policy: Policy, error: str | None) -> bool:
     return policy.role is PolicyRole.STUDENT and error is not None and error.startswith(FORMAT_ERROR)
 
 
+def is_failure(policy: Policy, error: str | None) -> bool:
+    """Whether a step is a student's that was asked and gave no reply: too slow, its server away, the context full."""
+    return policy.role is PolicyRole.STUDENT and error is not None and not error.startswith(FORMAT_ERROR)
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One source's own latest, unretracted word."""
 
@@ -57,7 +62,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `revision` is the number of distinct events folded, `content` their hash (hex). `status_reason` names the gap or the failure.
     `superseded` counts steps that another event for the same index replaced; `malformed` those of them in which a student wrote no
-    action of its grammar, whoever answered in its place.
+    action of its grammar, whoever answered in its place. `failures` has the student of each request that it was asked and gave no
+    reply to, whoever answered then; a request that never reached it (not loaded yet, not covered) is none.
     """
 
     key: str
@@ -82,6 +88,7 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     steps: tuple[Step, ...] = ()
     superseded: int = 0
     malformed: int = 0
+    failures: tuple[Policy, ...] = ()
     outcome: Outcome = Outcome.UNKNOWN
     outcome_source: str = ""
     reward: float | None = None

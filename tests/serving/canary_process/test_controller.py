@@ -101,7 +101,7 @@ async def test_a_bad_student_is_rolled_back_with_its_numbers(start: AsyncStart, 
 async def test_a_broken_student_trips_a_wire_before_any_unit_matures(start: AsyncStart, world: World) -> None:
     controller = await start()
     state = await begin(controller, world)
-    world.traffic(state, 40, rates(0.0), fallbacks=4)
+    world.traffic(state, 40, rates(0.0), fallbacks=4, student_failures=4)
     await controller.look()
     assert state_of(controller).stages["student-1"] is StudentStage.ROLLED_BACK
     assert "error_rate" in controller.log.students.decisions[-1].record.reason

@@ -137,17 +137,18 @@ def test_history_forgets_the_oldest_and_never_the_running_experiment() -> None:
     assert 10 <= found.of(Arm.TEACHER).judged <= 20
 
 
-def tried(n: int, *, fallbacks: int = 0, malformed: int = 0, role: PolicyRole = PolicyRole.STUDENT) -> TrajectoryFacts:
+def tried(n: int, *, failures: int = 0, fallbacks: int = 0, malformed: int = 0, role: PolicyRole = PolicyRole.STUDENT) -> TrajectoryFacts:
     made = facts_of(f"u{n}", assigned(f"u{n}", Arm.CANARY), NOON + n, good=False, fallbacks=fallbacks, policies=(Policy(role=role),))
-    return msgspec.structs.replace(made, scores=Scores(steps=4, format_errors=malformed))
+    return msgspec.structs.replace(made, scores=Scores(steps=4, format_errors=malformed), student_failures=failures)
 
 
 def test_wires() -> None:
     assert trip_of(tried(n) for n in range(50)) is None
     assert trip_of([tried(0, malformed=4), tried(1, malformed=1)]) is Trip.MALFORMED
     assert trip_of(tried(n, malformed=3) for n in range(9)) is None
-    assert trip_of(tried(n, fallbacks=2) for n in range(5)) is Trip.ERRORS
-    assert trip_of(tried(n, fallbacks=2) for n in range(4)) is None  # too few requests
+    assert trip_of(tried(n, failures=2, fallbacks=2) for n in range(5)) is Trip.ERRORS
+    assert trip_of(tried(n, failures=2, fallbacks=2) for n in range(4)) is None  # too few requests
+    assert trip_of(tried(n, fallbacks=3) for n in range(50)) is None  # the gateway restarted, and it was not ready yet
     assert trip_of(tried(n, fallbacks=4, role=PolicyRole.TEACHER) for n in range(50)) is None  # it was never asked
 
 

@@ -12,9 +12,9 @@ LIMITS = Limits()
 def trip_of(canary: Iterable[TrajectoryFacts], limits: Limits = LIMITS) -> Trip | None:
     """The first wire that a canary's trajectories have tripped.
 
-    Trajectories in which the student never answered are passed over: it was not loaded yet, or does not cover them; the guardrail on
-    fallbacks has those. Facts don't say which request of a trajectory failed: usable actions are taken to come last, so that only whole
-    trajectories make a row of malformed ones.
+    Requests that never reached the student (not loaded yet, as after each restart of the gateway, or not covered) are no errors of its:
+    the guardrail on fallbacks has those. Trajectories in which it was never asked are passed over. Facts don't say which request of a
+    trajectory failed: usable actions are taken to come last, so that only whole trajectories make a row of malformed ones.
 
     Args:
         canary: its trajectories, in the order in which they were last heard of.
@@ -34,7 +34,7 @@ def _requests(facts: TrajectoryFacts) -> Iterator[tuple[bool, bool]]:
     if not any(policy.role is PolicyRole.STUDENT for policy in facts.policies):
         return
     malformed = min(facts.scores.format_errors, facts.requests)
-    failed = min(max(0, facts.fallbacks - malformed), facts.requests - malformed)
+    failed = min(facts.student_failures, facts.requests - malformed)
     yield from [(True, False)] * malformed
     yield from [(False, True)] * failed
     yield from [(False, False)] * (facts.requests - malformed - failed)

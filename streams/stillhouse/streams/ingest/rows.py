@@ -62,7 +62,7 @@ def row_of(
         "parent_trajectory": trajectory.parent_trajectory,
         "resume_step": trajectory.resume_step,
         "attempt": trajectory.attempt,
-        "policies": [{"role": p.role.value, "model": p.model, "version": p.version} for p in trajectory.policies],
+        "policies": [_policy(p, trajectory.failures.count(p)) for p in trajectory.policies],
         "assignment": None if trajectory.assignment is None else msgspec.structs.asdict(trajectory.assignment),
         "status": Status.FAILED.value if reason else trajectory.status.value,
         "status_reason": reason or trajectory.status_reason,
@@ -121,6 +121,12 @@ def unfolded(key: str, members: EventSet, previous: Row | None, *, erased: Calla
         task=start.task,
         subject=subject,
     )
+
+
+def _policy(policy: Policy, failures: int) -> Row:
+    """A policy with the requests that it gave no reply to, where there are any."""
+    said = {"role": policy.role.value, "model": policy.model, "version": policy.version}
+    return said | {"failures": failures} if failures else said
 
 
 def _costs(trajectory: Trajectory, slow_ms: float) -> Row:
@@ -187,4 +193,5 @@ def facts_of(row: Row) -> TrajectoryFacts:
         appended_at=row["appended_at"] or 0,
         stored_at=row["stored_at"] or 0,
         first_occurred_at=row["first_occurred_at"] or 0,
+        student_failures=sum(policy.get("failures", 0) for policy in row["policies"] or ()),
     )
