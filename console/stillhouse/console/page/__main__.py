@@ -63,7 +63,7 @@ async def serve(loaded: context.Context, host: str, port: int) -> None:
         print(json.dumps({"url": f"http://{host}:{runner.addresses[0][1]}", "pid": os.getpid()}), flush=True)
         await stop.wait()
     except OSError as error:
-        fix = "Another program has the port; stop it, or give another one with --port."
+        fix = "Another program has the port: stop it, or give another one (--port; for the whole stack: stillhouse up --any-port)."
         raise PermanentError(f"cannot listen: {error.strerror}", where=f"{host}:{port}", fix=fix) from error
     finally:
         await runner.cleanup()
