@@ -249,6 +249,11 @@ class Client:
         """An event for `emit` whose secrets are out already, for programs that write it down before. None: refused, as by `emit`."""
         return cleaned(event, self._setup.redactor, self._counters, self._refused)
 
+    def when_kept(self, call: Callable[[], None]) -> None:
+        """Call from the background thread once all that was emitted before is acknowledged or on disk; not if the client ends before."""
+        if self._worker is not None:
+            self._handover.call(partial(self._worker.when_kept, call))
+
     def put(self, event: AgentEvent, timeout: float = 60.0) -> bool:
         """`emit` for programs that may wait, such as importers: with a full queue it waits for room.
 

@@ -102,6 +102,12 @@ class Sender:
         """Events that the Kafka library has."""
         return self._flights
 
+    def kept(self, before: float) -> bool:
+        """Whether all that was emitted before a moment is acknowledged or on disk."""
+        while self._exposed and self._exposed[0].landed:
+            self._exposed.popleft()
+        return not (self.full or self._overflow or self._due(before))
+
     def send(self, parcel: Parcel, since: float) -> None:
         """Produce, or keep for the spool when too much is in flight."""
         if not self._room(parcel.size) or not self._produce(parcel, flight := _Flight(since, parcel.size, parcel)):

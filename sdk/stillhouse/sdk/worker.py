@@ -3,6 +3,7 @@
 import logging
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -75,6 +76,7 @@ class Worker:
         self._framing = Framing(setup.registry, setup.topic)
         self._deadline: float | None = None
         self._flushes: list[threading.Event] = []
+        self._kept: deque[tuple[float, Callable[[], None]]] = deque()
         self._reported: dict[str, int] = {}
         self._report_at = monotonic() + setup.limits.report_every_s
         self._active_at = monotonic()
@@ -93,6 +95,10 @@ class Worker:
     def flush(self, waiter: threading.Event) -> None:
         """On the thread: set `waiter` when nothing is left."""
         self._flushes.append(waiter)
+
+    def when_kept(self, call: Callable[[], None]) -> None:
+        """On the thread: call when nothing that was emitted until now would go with the process."""
+        self._kept.append((monotonic(), call))
 
     def stop(self, deadline: float) -> None:
         """On the thread: end, waiting for acknowledgements until `deadline` (monotonic)."""
@@ -126,6 +132,8 @@ class Worker:
             self._active_at = monotonic()
         self._take(items)
         self._sender.turn(0.0 if len(items) == _BATCH else _TICK_S)
+        while self._kept and self._sender.kept(self._kept[0][0]):
+            self._attempt(self._kept.popleft()[1])
         if monotonic() >= self._report_at:
             self._report()
         self.left = self._sender.left + self._handover.waiting

@@ -44,6 +44,9 @@ class Events:
             self.events.append(msgspec.json.decode(event.data, type=AgentEvent))
         return not self.full
 
+    def when_kept(self, call: Callable[[], None]) -> None:
+        call()
+
     def bodies(self, kind: type) -> list[Any]:
         return [event.body for event in self.events if type(event.body) is kind]
 

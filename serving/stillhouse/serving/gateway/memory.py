@@ -34,8 +34,9 @@ _LEDGER = """insert into ledger values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict d
     output = output + excluded.output, cost = cost + excluded.cost"""
 _OUTCOME = "insert or replace into outcomes values (?, ?, ?, ?)"
 _EVENT = "insert into outbox (at, event) values (?, ?)"
-_FORGET = "delete from outbox where at < ?"
-_STATEMENTS = (_CHAIN, _RUN, _UNIT, _SPENT, _LEDGER, _OUTCOME, _EVENT, _FORGET)
+_FORGET = "delete from outbox where at < ? and id > ?"
+_FORGET_SENT = "delete from outbox where id <= ?"
+_STATEMENTS = (_CHAIN, _RUN, _UNIT, _SPENT, _LEDGER, _OUTCOME, _EVENT, _FORGET, _FORGET_SENT)
 """In the order in which they are executed: a run is there before it spends."""
 _BOUNDED = ("chains", "runs", "units", "outcomes")
 _SWEEP_EVERY = 4096
@@ -158,13 +159,22 @@ class Memory:
         """Keep an event until it is sure to be on its way."""
         self._write(_EVENT, (at, event))
 
-    def events(self) -> list[bytes]:
-        """The events that a process before this one may not have sent."""
-        return [bytes(row[0]) for row in self._read("select event from outbox order by id")]
+    def events(self, last: int, limit: int) -> list[tuple[int, bytes]]:
+        """Number and text of the first events that are kept, up to a number."""
+        query = "select id, event from outbox where id <= ? order by id limit ?"
+        return [(int(number), bytes(event)) for number, event in self._read(query, (last, limit))]
 
-    def forget_events(self, before: int) -> None:
-        """Drop the events that were added before a time."""
-        self._write(_FORGET, (before,))
+    def last_event(self) -> int:
+        """The number of the latest event that is kept; 0 without any."""
+        return int(self._read("select coalesce(max(id), 0) from outbox").fetchone()[0])
+
+    def forget_events(self, before: int, after: int) -> None:
+        """Drop the events that were added before a time, of those beyond a number."""
+        self._write(_FORGET, (before, after))
+
+    def forget_events_to(self, number: int) -> None:
+        """Drop the events up to a number."""
+        self._write(_FORGET_SENT, (number,))
 
     async def committed(self) -> None:
         """Wait until everything written so far survives this process."""

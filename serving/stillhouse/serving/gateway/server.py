@@ -1,6 +1,7 @@
 """The gateway put together: ports, memory, capture, follower."""
 
 import asyncio
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,8 +85,7 @@ class Gateway:
         assert sink is not None
         capture = Capture(sink, self._memory, instruments, Desk.now)
         self.desk = Desk(self._routes(), keys, self._memory, capture, instruments, redactor)
-        if sent_again := capture.recover():
-            log.info("events_sent_again", events=sent_again)
+        self._recovering = asyncio.create_task(_recover(capture, instruments))
         self._stop, self.follower = asyncio.Event(), Follower(self.desk, self._kafka)
         self._following = asyncio.create_task(self.follower.run(self._stop)) if self.follow else None
         self.app = GatewayApp(self.desk)
@@ -107,6 +107,8 @@ class Gateway:
             await runner.cleanup()
         for engine in self.engines.values():
             await engine.close()
+        self._recovering.cancel()
+        await asyncio.wait([self._recovering])
         await self._session.close()
         self._memory.close()
         if self._client is not None:
@@ -136,3 +138,13 @@ class Gateway:
                 f"cannot listen: {error.strerror}", where=f"{host}:{port}", fix="Take another port, or 0 for any."
             ) from error
         return f"http://{host}:{runner.addresses[0][1]}"
+
+
+async def _recover(capture: Capture, instruments: Instruments) -> None:
+    """What earlier processes may not have sent, while requests are answered already."""
+    try:
+        if sent := await capture.recover():
+            log.info("events_sent_again", events=sent)
+    except sqlite3.Error as error:
+        instruments.count("memory_errors_total")
+        log.error("memory_failed", error=str(error))
