@@ -84,6 +84,46 @@ def test_a_window_that_goes_on_keeps_what_it_was_claimed_with(bench: Bench, step
     assert {(j.recipe, j.settings.max_steps, j.render.grammar) for j in bench.jobs} == {("bc-step", 20, "bare-json")}
 
 
+@pytest.mark.parametrize(("step", "state"), [("curate", State.CLAIMED), ("train", State.CURATED)])
+def test_a_window_that_goes_on_is_curated_as_it_was_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, state: State
+) -> None:
+    def curated(bench: Bench) -> str:
+        assert bench.run(*FIRST).state is State.REGISTERED
+        facts = bench.window().curated
+        assert facts is not None
+        return facts.manifest_hash
+
+    def otherwise(bench: Bench) -> None:
+        bench.config.write_text(bench.config.read_text() + "per_step = true\nreasoning_rows = 0\n")
+
+    undisturbed = curated(Bench(tmp_path / "undisturbed", monkeypatch))
+    from_the_start = Bench(tmp_path / "other", monkeypatch)
+    otherwise(from_the_start)
+    assert curated(from_the_start) != undisturbed
+    edited = Bench(tmp_path / "edited", monkeypatch)
+    edited.fails[step] = RetryableError("stopped")
+    with pytest.raises(RetryableError):
+        edited.run(*FIRST)
+    assert edited.window().state is state
+    otherwise(edited)
+    for examples in (tmp_path / "edited" / "run" / "windows" / WINDOW).glob("*.jsonl"):
+        examples.unlink()  # so they are made again
+    assert curated(edited) == undisturbed
+
+
+def test_a_window_from_before_its_curation_was_kept_is_curated_by_todays(bench: Bench) -> None:
+    bench.fails["curate"] = RetryableError("stopped")
+    with pytest.raises(RetryableError):
+        bench.run(*FIRST)
+    stored = msgspec.to_builtins(bench.window(), str_keys=True)
+    del stored["plan"]["terms"]["curation"]
+    bench.desk.store.update("windows", WINDOW, {"data": stored})
+    assert bench.run("--set=window.per_step=true", "--set=trainer.max_steps=20").state is State.REGISTERED
+    terms = bench.window().plan.terms
+    assert terms is not None and terms.curation is None
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -92,6 +132,8 @@ def test_a_window_that_goes_on_keeps_what_it_was_claimed_with(bench: Bench, step
         ("--set=trainer.grammar=tool_call", "grammar bare-json, not tool_call"),
         ("--set=trainer.model=smollm2-135m", "not smollm2-135m"),
         ("--set=window.size=3", "size 11, not 3"),
+        ("--set=window.per_step=true", "per_step False, not True"),
+        ("--set=window.gamma=2", "gamma 1.0, not 2.0"),
         ("--mode=continue", "mode fresh, not continue"),
         ("--family=a", "families a, b, not a"),
         ("--weight=a=2", "weights None, not {'a': 2.0}"),

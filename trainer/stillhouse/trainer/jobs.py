@@ -23,7 +23,7 @@ from stillhouse.trainer.jobs_data import WindowData, plan_report
 from stillhouse.trainer.jobs_parts import Evaluate, JobResult, Progress, Steps, Train, coverage, result_of, tokens_by_key
 from stillhouse.trainer.jobs_registration import announcement, check_candidate, check_measured, manifest_of, registered
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
-from stillhouse.trainer.terms import in_force, terms_of
+from stillhouse.trainer.terms import curation_in_force, in_force, terms_of
 from stillhouse.trainer.training_job import TrainEvent, TrainJob
 from stillhouse.trainer.windows_types import TERMINAL, CuratedFacts, EvaluatedFacts, State, TrainedFacts, Window, WindowPlan
 
@@ -57,14 +57,14 @@ class Job:
         clock: windows.Clock = windows.wall_clock,
     ) -> None:
         self.store, self.state, self.base_model = store, state, base_model
-        self.settings, self.steps = settings, steps
+        self.steps = steps
         self.say: Progress = progress or (lambda _: None)
         self.clock = clock
         self.students = state / "students"
-        self._take(trainer)
+        self._take(settings, trainer)
 
-    def _take(self, trainer: TrainerSettings) -> None:
-        self.trainer = trainer
+    def _take(self, settings: WindowSettings, trainer: TrainerSettings) -> None:
+        self.settings, self.trainer = settings, trainer
         self.view = trainer.render().for_model(self.base_model)
         self.data = WindowData(self.store, self.state, self.settings, self.view, self.base_model)
 
@@ -85,7 +85,7 @@ class Job:
                     raise PermanentError("no window to go on with", where=self.settings.lineage, fix="Plan one first.")
             else:
                 window = self._claim(planned)
-            self._take(in_force(window.plan, self.trainer))
+            self._take(curation_in_force(window.plan, self.settings), in_force(window.plan, self.trainer))
             self._tell(window)
             while window.state not in TERMINAL:
                 window = self._step(window)
@@ -106,7 +106,7 @@ class Job:
 
     def _claim(self, planned: WindowPlan) -> Window:
         if planned.terms is None:
-            planned = msgspec.structs.replace(planned, terms=terms_of(self.trainer))
+            planned = msgspec.structs.replace(planned, terms=terms_of(self.trainer, self.settings))
         if self.steps.check is not None:
             self.steps.check(self._job(planned))
         return windows.claim(self.store, planned, clock=self.clock)

@@ -62,7 +62,7 @@ def next_plan(
         barred=read_barred(kafka, below_teacher=window.continue_below_teacher) if kafka else (),
         erasures=read_erasures(kafka) if kafka else NOBODY,
     )
-    return msgspec.structs.replace(planned, terms=terms_of(trainer, families=families, weights=weights))
+    return msgspec.structs.replace(planned, terms=terms_of(trainer, window, families=families, weights=weights))
 
 
 def check_recipe(trainer: TrainerSettings) -> None:

@@ -26,7 +26,7 @@ from stillhouse.trainer.decisions import read_barred, read_erasures
 from stillhouse.trainer.jobs import Job, JobResult, Steps
 from stillhouse.trainer.planning import action_loss_of, check_recipe, next_plan, replay_of
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
-from stillhouse.trainer.terms import Asked, in_force, refuse_contradictions
+from stillhouse.trainer.terms import Asked, curation_in_force, in_force, refuse_contradictions
 from stillhouse.trainer.windows_types import Mode, State
 
 _log = logging.getLogger("stillhouse.trainer")
@@ -82,7 +82,7 @@ def run_window(options: argparse.Namespace) -> JobResult:
     if going is not None:
         check_recipe(trainer)
         refuse_contradictions(going.plan, asked, window, trainer)
-        trainer = in_force(going.plan, trainer)
+        window, trainer = curation_in_force(going.plan, window), in_force(going.plan, trainer)
     base = models.resolve(trainer.model)
     steps = _steps(config, window, trainer, base, kafka)
     planned = None

@@ -8,7 +8,7 @@ import msgspec
 
 from stillhouse.schemas.errors import UsageError
 from stillhouse.trainer.models import SOURCES
-from stillhouse.trainer.settings import TrainerSettings, WindowSettings
+from stillhouse.trainer.settings import CurationSettings, TrainerSettings, WindowSettings
 from stillhouse.trainer.windows_types import Mode, Terms, WindowPlan
 
 _VIEW = ("system", "system_prompt", "tools", "reasoning", "grammar", "context_limit")
@@ -30,7 +30,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode | None = None
 
 
-def terms_of(trainer: TrainerSettings, *, families: Iterable[str] | None = None, weights: Mapping[str, float] | None = None) -> Terms:
+def terms_of(
+    trainer: TrainerSettings,
+    curation: CurationSettings,
+    *,
+    families: Iterable[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Terms:
     """The terms of a window that is claimed under these settings."""
     return Terms(
         recipe=trainer.recipe,
@@ -40,12 +46,19 @@ def terms_of(trainer: TrainerSettings, *, families: Iterable[str] | None = None,
         view=trainer.render(),
         families=tuple(sorted(set(families))) if families is not None else None,
         weights=dict(weights) if weights is not None else None,
+        curation=CurationSettings(**{name: getattr(curation, name) for name in CurationSettings.__struct_fields__}),
     )
 
 
 def in_force(planned: WindowPlan, trainer: TrainerSettings) -> TrainerSettings:
     """`[trainer]` as it counts for a claimed window: its own terms, and of today's settings only what those do not cover."""
     return msgspec.structs.replace(trainer, **_settings_of(planned.terms)) if planned.terms else trainer
+
+
+def curation_in_force(planned: WindowPlan, window: WindowSettings) -> WindowSettings:
+    """`[window]` as it counts for a claimed window: curated as it was claimed, whatever the settings say now."""
+    kept = planned.terms.curation if planned.terms else None
+    return msgspec.structs.replace(window, **msgspec.structs.asdict(kept)) if kept else window
 
 
 def refuse_contradictions(planned: WindowPlan, asked: Asked, window: WindowSettings, trainer: TrainerSettings) -> None:
@@ -78,6 +91,9 @@ def _drawn(planned: WindowPlan, asked: Asked, window: WindowSettings) -> Iterabl
         yield "size", (quota.size if quota else None) or 0, window.size
     if "window.replay" in asked.settings and quota is not None and quota.replay is not None:
         yield "replay", quota.replay, window.replay
+    if planned.terms is not None and (kept := planned.terms.curation) is not None:
+        names = sorted(name.removeprefix("window.") for name in asked.settings if name.startswith("window."))
+        yield from ((name, getattr(kept, name), getattr(window, name)) for name in names if name in CurationSettings.__struct_fields__)
     if planned.terms is not None and asked.families is not None:
         yield "families", planned.terms.families, tuple(sorted(set(asked.families)))
     if planned.terms is not None and asked.weights is not None:
@@ -87,7 +103,7 @@ def _drawn(planned: WindowPlan, asked: Asked, window: WindowSettings) -> Iterabl
 def _trained(planned: WindowPlan, asked: Asked, trainer: TrainerSettings) -> Iterable[tuple[str, Any, Any]]:
     """The same of what decides how it is trained."""
     if planned.terms is not None:
-        had, wanted = _settings_of(planned.terms), _settings_of(terms_of(trainer))
+        had, wanted = _settings_of(planned.terms), _settings_of(terms_of(trainer, CurationSettings()))
         yield from ((name, had[name], wanted[name]) for name in _of_trainer(asked.settings) if name in had)
 
 

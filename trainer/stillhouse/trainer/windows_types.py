@@ -10,6 +10,7 @@ from stillhouse.schemas.window_request import REQUESTED as REQUESTED
 from stillhouse.schemas.window_request import TAKEN as TAKEN
 from stillhouse.schemas.window_request import WindowRequest as WindowRequest
 from stillhouse.sdk.store import RowRef
+from stillhouse.sdk.window_settings import CurationSettings
 from stillhouse.trainer.curate.draw import Quota
 from stillhouse.trainer.ledger_histograms import StepHistograms
 from stillhouse.trainer.training_job import TrainSettings
@@ -57,7 +58,7 @@ class WindowRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a window is trained with, and what it was asked for: settled at its claim, whatever settings say when it goes on.
+    """What a window is curated and trained with, and what it was asked for: settled at its claim, whatever settings say when it goes on.
 
     Attributes:
         recipe: name of the recipe.
@@ -67,6 +68,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         view: the student's view, before a model gives it its stop ids.
         families: those that it was asked to be narrowed to; None: all.
         weights: what it was asked to draw families by; None: it was not said.
+        curation: how its trajectories become examples; None in a window that was claimed before this was kept: today's settings count.
     """
 
     recipe: str
@@ -76,6 +78,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     view: RenderSpec
     families: tuple[str, ...] | None = None
     weights: dict[str, float] | None = None
+    curation: CurationSettings | None = None
 
 
 class WindowPlan(msgspec.Struct, frozen=True, kw_only=True):
