@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,11 @@ from stillhouse.schemas.errors import PermanentError, RetryableError
 from stillhouse.schemas.events import Outcome
 from stillhouse.schemas.render import RenderSpec, coverage_hash
 from stillhouse.trainer import windows
+from stillhouse.trainer.curate.pipeline import Curated, curate
 from stillhouse.trainer.decisions import Erasures
 from stillhouse.trainer.examples import Example
 from stillhouse.trainer.jobs import Job, JobResult, plan_report
+from stillhouse.trainer.settings import WindowSettings
 from stillhouse.trainer.students import list_students, verify
 from stillhouse.trainer.training_job import Progress, TrainJob, TrainResult
 from stillhouse.trainer.windows_types import State
@@ -133,20 +136,25 @@ def test_what_may_work_later_leaves_the_window_open_and_goes_on(desk: Desk) -> N
         desk.job().run()
 
 
-def test_lost_files_are_curated_again_and_must_be_the_same(desk: Desk) -> None:
+def test_lost_files_are_curated_again_and_must_be_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_another_release(loaded: Any, ledger: Any, settings: WindowSettings, *rest: Any, **more: Any) -> Curated:
+        return curate(loaded, ledger, with_changes(settings, recovery_share=0.7), *rest, **more)
+
     def crash(*_: object) -> TrainResult:
         raise RetryableError("stopped")
 
     with pytest.raises(RetryableError):
         run(desk, desk.job(train=crash))
     shutil.rmtree(desk.state / "run")
-    changed = desk.job(with_changes(SETTINGS, recovery_share=0.7)).run()
+    with monkeypatch.context() as updated:
+        updated.setattr("stillhouse.trainer.windows.curate", of_another_release)
+        changed = desk.job().run()
     assert changed.state is State.REJECTED and "no longer curates" in changed.reason
 
     with pytest.raises(RetryableError):
         run(desk, desk.job(train=crash))
     shutil.rmtree(desk.state / "run")
-    assert desk.job().run().state is State.REGISTERED
+    assert desk.job(with_changes(SETTINGS, recovery_share=0.7)).run().state is State.REGISTERED  # settings of another day change nothing
 
 
 def test_two_trainers_of_one_state_folder_do_not_meet(desk: Desk) -> None:

@@ -78,7 +78,7 @@ class WindowData:
             raise GateError(
                 "the window no longer curates to what it was",
                 where=window.key,
-                fix="Its settings or the code have changed since: let it be rejected, and run a new window.",
+                fix="The code has changed since (or settings that an old window did not keep): let it be rejected, and run a new one.",
             )
         train, validation = (list(read_examples(p)) for p in paths)
         return train, validation
