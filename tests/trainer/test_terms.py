@@ -183,6 +183,23 @@ def test_what_training_would_refuse_at_once_is_not_claimed(bench: Bench) -> None
     assert windows.list_windows(bench.desk.store) == []
 
 
+def test_what_training_would_refuse_is_said_before_a_window_that_goes_on_is_curated(bench: Bench) -> None:
+    bench.fails["curate"] = RetryableError("stopped")
+    with pytest.raises(RetryableError):
+        bench.run()
+
+    def check(job: TrainJob) -> None:
+        raise PermanentError("the parent's folder is gone")
+
+    bench.check, bench.fails["curate"] = check, AssertionError("curated")
+    with pytest.raises(PermanentError, match="the parent's folder is gone"):
+        bench.run()
+    assert bench.window().state is State.CLAIMED
+    bench.check = None
+    bench.fails.clear()
+    assert bench.run().state is State.REGISTERED
+
+
 @pytest.mark.parametrize(
     ("step", "state", "fault"),
     [

@@ -107,9 +107,12 @@ class Job:
     def _claim(self, planned: WindowPlan) -> Window:
         if planned.terms is None:
             planned = msgspec.structs.replace(planned, terms=terms_of(self.trainer, self.settings))
+        self._check(planned)
+        return windows.claim(self.store, planned, clock=self.clock)
+
+    def _check(self, planned: WindowPlan) -> None:
         if self.steps.check is not None:
             self.steps.check(self._job(planned))
-        return windows.claim(self.store, planned, clock=self.clock)
 
     def _job(self, planned: WindowPlan, train: Sequence[Example] = ()) -> TrainJob:
         return TrainJob(
@@ -130,6 +133,7 @@ class Job:
         self.say({"event": "state", "window": window.key, "state": window.state.value, "reason": window.reason, "student": window.student})
 
     def _curate(self, window: Window) -> Window:
+        self._check(window.plan)  # once more, for a window that goes on: its parent may be gone, and curation asks it
         curated = self.data.curate(window, self._tools(window), self.clock)
         facts = CuratedFacts(
             manifest_hash=curated.manifest_hash,
