@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SEED   ?= 1
+# Tests wait for processes more than they compute, so two at a time take little more than half the time of one.
+TEST_WORKERS ?= 2
 VLLM_VENV ?= .venv-vllm
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -16,7 +18,7 @@ demo-fast: install  ## the same code on a tiny random model, for CI: no claims
 
 test: install-dev  ## every test, with the coverage floor
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --skip-empty
 

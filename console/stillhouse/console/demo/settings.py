@@ -9,7 +9,9 @@ import msgspec
 from stillhouse.console.demo.teacher import Teacher
 
 REPLAY = "stillhouse.examples.order_desk.replay:DeskReplay.of_file"
-FIRST_FAMILIES = ("cancel", "address", "refund", "replace")
+# `combo` begins as `cancel` does and goes on where that ends: learned a window later, it was never told from it (0 of 9 tasks after
+# three windows, or `cancel` was lost for it); learned together with it, both are known after two.
+FIRST_FAMILIES = ("cancel", "address", "refund", "combo")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class DemoSettings:
     most_runs: int = 900
     teacher_latency_ms: int = 250
     answer_tokens: int = 64
-    fleet: int = 16
+    fleet: int = 32
     replica_usd_per_hour: float = 0.10
 
 
@@ -88,9 +90,9 @@ _TRAINER: dict[str, object] = {
     "reasoning": "hide",
     "grammar": "bare-json",
     "context_limit": 320,
-    "learning_rate": 2e-3,
+    "learning_rate": 1.5e-3,
     "warmup": 0.1,
-    "batch_size": 2,
+    "batch_size": 1,
     "epochs": 1,
     "evaluations": 2,
     "threads": 2,
@@ -123,9 +125,9 @@ FULL = DemoSettings(
     claims=True,
     model="smollm2-135m",
     windows=(
-        DemoWindow(min_kept=100, size=60, families=FIRST_FAMILIES),
+        DemoWindow(min_kept=110, size=64, families=FIRST_FAMILIES),
         # Families come in pairs that differ in an order's status alone: at a floor of 0.3 a window unlearned one of a pair for the other.
-        DemoWindow(min_kept=320, size=140, replay=1 / 3, floor=0.6),
+        DemoWindow(min_kept=330, size=150, replay=1 / 3, floor=0.6),
         DemoWindow(min_kept=230, size=100, replay=1 / 2, floor=1.0, continue_rate=0.5),
         DemoWindow(min_kept=230, size=100, replay=1 / 2, floor=1.0, continue_rate=0.5),
     ),
