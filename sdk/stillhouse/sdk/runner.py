@@ -111,17 +111,20 @@ class Runners:
 
     Args:
         client: sends the runs' events.
-        tenant: whose tasks.
+        tenant: whose tasks; None serves all.
         kafka: the section `[kafka]`.
         store: opens the store.
         lease_s: seconds after which a claim of a runner that is gone is lost.
         now: microseconds since the epoch.
     """
 
+    relabel = False
+    """Whether its tasks are those that execute nothing, of whatever family, or all others."""
+
     def __init__(
         self,
         client: "Client",
-        tenant: str,
+        tenant: str | None,
         kafka: KafkaSettings,
         store: Callable[[], Store],
         lease_s: float = LEASE_S,
@@ -182,23 +185,28 @@ class Runners:
 
     @contextmanager
     def _serving(self) -> Iterator[tuple[TaskReader, Claims]]:
-        if not self._functions:
-            raise UsageError("no function is registered", fix="Write @client.runner(family=…) above one.")
+        families = self._families()
         self._store = self._open()
         worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         claims = Claims(self._store, worker, self._lease_s, self._now)
-        reader = TaskReader(self._kafka, frozenset(self._functions), self._tenant)
+        reader = TaskReader(self._kafka, families, self._tenant, relabel=self.relabel)
         try:
             yield reader, claims
         finally:
             reader.close()
+
+    def _families(self) -> frozenset[str] | None:
+        """The families that it serves; None is all."""
+        if not self._functions:
+            raise UsageError("no function is registered", fix="Write @client.runner(family=…) above one.")
+        return frozenset(self._functions)
 
     def _next(self, reader: TaskReader, claims: Claims) -> Claim | None:
         """A claim to work on, if there is one now."""
         reader.poll(POLL_S)
         if time.monotonic() - self._scanned >= min(30.0, self._lease_s / 10):
             claims.register(self._functions)
-            lost = claims.take_over(self._functions, self._tenant)
+            lost = claims.take_over(self._families(), self._tenant, relabel=self.relabel)
             if lost is not None:
                 return lost
             self._scanned = time.monotonic()  # only when nothing is left to take over

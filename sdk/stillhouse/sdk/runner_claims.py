@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.facts import TeacherTask
+from stillhouse.schemas.facts import TeacherTask, TeacherTaskKind
 from stillhouse.schemas.keys import trajectory_key
 from stillhouse.schemas.tables import ledger_row
 from stillhouse.schemas.teacher_runs import CLAIMED, DONE, FAILED, LOST, RUNNER, TABLE, Attempt, Claim, claim_row, runner_key
@@ -58,12 +58,22 @@ class Claims:
         claim = Claim(task=task, lease_until=now + self._lease, attempts=(self._attempt(task, 1, now),))
         return claim if self._store.insert_if_absent(TABLE, [claim_row(claim, CLAIMED, "", now, now)]) else None
 
-    def take_over(self, families: Collection[str], tenant: str) -> Claim | None:
-        """A lost claim of these families as a new attempt; None where there is none. Raises as `register`."""
-        scopes = ", ".join(quoted(family) for family in sorted(families))
-        for row in self._store.rows(TABLE, f"state = {quoted(CLAIMED)} AND scope IN ({scopes})"):
+    def take_over(self, families: Collection[str] | None, tenant: str | None, *, relabel: bool = False) -> Claim | None:
+        """A lost claim as a new attempt; None where there is none. Raises as `register`.
+
+        Args:
+            families: of these; None is all.
+            tenant: whose; None is all.
+            relabel: of tasks that execute nothing, else of the others: who serves one kind cannot serve the other.
+        """
+        where = f"state = {quoted(CLAIMED)}"
+        if families is not None:
+            where += f" AND scope IN ({', '.join(quoted(family) for family in sorted(families))})"
+        for row in self._store.rows(TABLE, where):
             claim, now = _claim_of(row), self._now()
-            if claim.lease_until > now or claim.task.tenant != tenant:
+            if claim.lease_until > now or tenant not in (None, claim.task.tenant):
+                continue
+            if (claim.task.kind is TeacherTaskKind.RELABEL) is not relabel:
                 continue
             ended = self._ended(claim)
             if ended is not None:

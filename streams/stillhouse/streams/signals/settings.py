@@ -31,8 +31,9 @@ class SignalsSettings(msgspec.Struct, frozen=True, kw_only=True):
         budgets: instead of that, by `family` or `route/family`.
         failures_days: failures that were appended earlier are not run again.
         runner_days: a family whose runner was not seen for longer has none.
-        relabel: where a family has no runner, issue a task that asks for the teacher's next action at each state; off, because nothing
-            of ours serves those yet: then nothing is issued for such a family.
+        relabel: where a family has no runner, issue a task that asks for the teacher's next action at each state that the student visited;
+            `python -m stillhouse.streams.relabel` serves those. Off: nothing is issued for such a family.
+        relabel_states: of one run, the most states at which the teacher is asked.
         teacher_url: an OpenAI-compatible address, for what came through no route.
         teacher_model: the model's name there.
         teacher_key: name of the environment variable that holds the key; empty sends none.
@@ -58,6 +59,7 @@ class SignalsSettings(msgspec.Struct, frozen=True, kw_only=True):
     failures_days: Seconds = 7.0
     runner_days: Seconds = 1.0
     relabel: bool = False
+    relabel_states: Count = 8
     teacher_url: str = ""
     teacher_model: str = ""
     teacher_key: str = ""
