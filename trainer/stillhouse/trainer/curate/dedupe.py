@@ -12,15 +12,25 @@ Group = tuple[Hashable, ...]
 def dedupe(drafts: Sequence[Draft], settings: CurationSettings) -> StageResult:
     """Keep the best of each task and plan (the sequence of tools), then at most `leader_limit` of a leader, different plans first.
 
-    What an earlier window trained on is not judged again, and takes its place before anything new.
+    What an earlier window trained on is not judged again, and takes its place before anything new. Labels take no run's place: of a
+    leader those of `leader_limit` failed runs are kept, and of them one of each task and plan.
     """
+    gone = _repeated([d for d in drafts if not d.label])
+    left = [d for d in drafts if d.key not in gone and not d.label]
+    for group in _grouped(left, lambda d: (d.tenant, d.family, d.leader)):
+        gone |= {d.key: "leader_full" for d in _plans_first(group)[settings.leader_limit :] if not d.again}
+    for group in _grouped([d for d in drafts if d.label], lambda d: (d.tenant, d.family, d.leader)):
+        runs = list(dict.fromkeys(d.trajectory.parent_trajectory for d in group))[: settings.leader_limit]
+        gone |= {d.key: "leader_full" for d in group if d.trajectory.parent_trajectory not in runs and not d.again}
+    gone |= _repeated([d for d in drafts if d.label and d.key not in gone])
+    return decide("dedupe", drafts, lambda d: gone.get(d.key))
+
+
+def _repeated(drafts: Sequence[Draft]) -> dict[str, str]:
     gone: dict[str, str] = {}
     for group in _grouped(drafts, lambda d: (d.tenant, d.family, d.task_key, d.plan)):
         gone |= {d.key: "same_task_and_plan" for d in group[1:] if not d.again}
-    left = [d for d in drafts if d.key not in gone]
-    for group in _grouped(left, lambda d: (d.tenant, d.family, d.leader)):
-        gone |= {d.key: "leader_full" for d in _plans_first(group)[settings.leader_limit :] if not d.again}
-    return decide("dedupe", drafts, lambda d: gone.get(d.key))
+    return gone
 
 
 def rank(draft: Draft) -> tuple[object, ...]:

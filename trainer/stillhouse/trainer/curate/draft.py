@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from stillhouse.schemas.events import Policy, PolicyRole
+from stillhouse.schemas.labels import is_label
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.trajectory import Step, Trajectory
 from stillhouse.trainer.examples import Side, TrainMessage
@@ -81,6 +82,11 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     def taught(self) -> bool:
         """Whether a teacher or a person took every step: only such runs make medians."""
         return all(s.policy.role in (PolicyRole.TEACHER, PolicyRole.HUMAN) for s in self.steps)
+
+    @property
+    def label(self) -> bool:
+        """Whether it is the teacher's word at a state that a student visited: one action, that nobody executed."""
+        return is_label(self.trajectory)
 
     @property
     def source(self) -> str:

@@ -36,11 +36,14 @@ def draw(drafts: Sequence[Draft], quota: Quota, seed: int) -> StageResult:
     """Draw new examples, within each family as many as its weight gives, and earlier ones by a hash.
 
     A family's part is split over the sets of tools that its pool used, in the pool's own proportions, oldest first in each: a family
-    whose tasks end in two ways would else be taught the one that happened to come first.
+    whose tasks end in two ways would else be taught the one that happened to come first. Labels come beside runs and not instead of them:
+    where there is a size, at most as many as runs are drawn.
     """
     new = sorted((d for d in drafts if not d.again), key=lambda d: (d.trajectory.first_occurred_at, d.key))
     old = sorted((d for d in drafts if d.again), key=lambda d: (chance(seed, "replay", quota.salt, d.key), d.key))
-    drawn = {d.key for d in _new(new, quota)}
+    drawn = {d.key for d in _new([d for d in new if not d.label], quota)}
+    beside = quota if quota.size is None else msgspec.structs.replace(quota, size=len(drawn))
+    drawn |= {d.key for d in _new([d for d in new if d.label], beside)}
     count = len(old) if quota.replay is None else round(quota.replay * len(drawn))
     drawn |= {d.key for d in _by_family(old, shares(count, dict.fromkeys(_sizes(old), 1.0), _sizes(old)))}
     gone = {d.key: AGAIN if d.again else NEW for d in drafts if d.key not in drawn}

@@ -14,6 +14,8 @@ from stillhouse.trainer.settings import CurationSettings
 def efficiency(drafts: Sequence[Draft], histograms: StepHistograms, settings: CurationSettings) -> StageResult:
     """Keep what is short for its stratum. Replayed and mixed trajectories are not judged again, or not by the teacher's measure.
 
+    Labels are not judged: what is long in them is the student's.
+
     Args:
         drafts: what came in.
         histograms: steps of the lineage's and this window's teacher successes.
@@ -22,10 +24,10 @@ def efficiency(drafts: Sequence[Draft], histograms: StepHistograms, settings: Cu
     Returns:
         the result; its notes count what each of the two orders keeps.
     """
-    judged = [d for d in drafts if d.taught and not d.again]
+    judged = [d for d in drafts if d.taught and not (d.again or d.label)]
     pruned = _kept(judged, histograms.pruned, pruned_stratum, lambda d: d.count, settings)
     raw = _kept(judged, histograms.raw, raw_stratum, lambda d: d.raw_steps, settings)
-    keep = (pruned if settings.order == "prune_first" else raw) | {d.key for d in drafts if not d.taught or d.again}
+    keep = (pruned if settings.order == "prune_first" else raw) | {d.key for d in drafts if not d.taught or d.again or d.label}
     free = len(drafts) - len(judged)
     notes = {"order": settings.order, "kept_prune_first": len(pruned) + free, "kept_filter_first": len(raw) + free}
     return decide("efficiency", drafts, lambda d: None if d.key in keep else "not_below_median", notes)

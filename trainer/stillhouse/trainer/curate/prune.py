@@ -47,6 +47,8 @@ def prune(drafts: Sequence[Draft], settings: CurationSettings, replay: Replay | 
     notes: Counter[str] = Counter()
 
     def change(draft: Draft) -> Draft | str:
+        if draft.label:  # its context is the state that it is about
+            return draft
         pruned = prune_draft(draft, settings)
         verdict = None
         if replay is not None and pruned.removed:

@@ -45,4 +45,7 @@ def _marked(draft: Draft, settings: CurationSettings) -> Draft | str:
         return msgspec.structs.replace(step, supervised=learn)
 
     marked = with_steps(draft, [mark(s) for s in draft.steps])
+    if draft.label:  # of a run that failed: what a teacher did in it before is no example
+        before = [msgspec.structs.replace(step, supervised=False) for step in marked.steps[:-1]]
+        marked = with_steps(draft, [*before, marked.steps[-1]])
     return marked if any(s.supervised for s in marked.steps) else "no_teacher"

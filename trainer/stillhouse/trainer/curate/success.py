@@ -1,4 +1,4 @@
-"""Stage `success`: the source's own word on how it ended, never a guess from the reward."""
+"""Stage `success`: the source's own word on how it ended, never a guess from the reward. A label has no end to judge."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,13 @@ from stillhouse.trainer.settings import CurationSettings
 
 
 def success(drafts: Sequence[Draft], settings: CurationSettings) -> StageResult:
-    """Keep successes; what nobody judged is `no_outcome`, unless the settings say to keep it."""
+    """Keep successes and labels; what nobody judged is `no_outcome`, unless the settings say to keep it."""
 
     def reason(draft: Draft) -> str | None:
         outcome = draft.trajectory.outcome
-        if outcome is Outcome.SUCCESS or (outcome is Outcome.UNKNOWN and settings.unlabelled == "keep"):
+        if draft.label or outcome is Outcome.SUCCESS or (outcome is Outcome.UNKNOWN and settings.unlabelled == "keep"):
             return None
         return "no_outcome" if outcome is Outcome.UNKNOWN else outcome.value
 
-    return decide("success", drafts, reason)
+    labels = sum(draft.label for draft in drafts)
+    return decide("success", drafts, reason, {"labels": labels} if labels else None)

@@ -22,6 +22,8 @@ def weight(drafts: Sequence[Draft], histograms: StepHistograms, settings: Curati
     """Give each trajectory w = clip((stratum median / steps) ** gamma, low, high). `rescale` follows when tokens are counted."""
 
     def weighed(draft: Draft) -> Draft:
+        if draft.label:  # its length is the student's
+            return draft
         histogram = histograms.pruned.get(pruned_stratum(draft))
         if not histogram:  # only mixed or replayed runs: nothing to compare with
             return draft
