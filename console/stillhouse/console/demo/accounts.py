@@ -24,6 +24,7 @@ class Accounts:
     Args:
         teacher_only_usd: what all runs would have cost at the mean cost of the runs that the teacher alone did.
         spent_usd: what gateway and runner paid, teacher and students.
+        reruns_usd: the runner's part of it.
         ledger: the gateway's, by variant.
         emitted: records of `agent.events`.
         stored: events in the store.
@@ -32,6 +33,7 @@ class Accounts:
 
     teacher_only_usd: float
     spent_usd: float
+    reruns_usd: float
     ledger: Mapping[str, float]
     emitted: int
     stored: int
@@ -58,11 +60,12 @@ async def accounts_of(loaded: Context, record: StackRecord, runs: int, reruns: i
 
     await within(settled, SETTLE_S)
     routes = await asyncio.to_thread(read_routes, str(record.admin))
-    ledger = spent_usd(routes[ROUTE])
+    ledger, reruns_usd = spent_usd(routes[ROUTE]), rerun_micro_usd / 1e6
     mean = await asyncio.to_thread(_teacher_mean, store)
     return Accounts(
         teacher_only_usd=mean * (runs + reruns),
-        spent_usd=sum(ledger.values()) + rerun_micro_usd / 1e6,
+        spent_usd=sum(ledger.values()) + reruns_usd,
+        reruns_usd=reruns_usd,
         ledger=ledger,
         emitted=emitted,
         stored=stored,

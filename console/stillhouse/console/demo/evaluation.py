@@ -42,7 +42,7 @@ async def evaluate_all(
     journal = loaded.config.state_dir("report") / "trajectories.jsonl"
     engine = StudentServer(str(record.student))
     price = ReplicaPrice(usd_per_hour=settings.replica_usd_per_hour)
-    how = EvaluationSettings(concurrency=24)
+    how = EvaluationSettings()
     asked = ChatPolicy(name="teacher", base_url=teacher.url, model=teacher.model, price=ListPrice(model=teacher.priced_as))
     with phases.phase("evaluate teacher") as news:
         report = await evaluate(benchmark, parts, [asked], journal=journal, settings=how, progress=lambda s: news(_news(s)))

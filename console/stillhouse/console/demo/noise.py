@@ -23,7 +23,7 @@ from stillhouse.trainer.collate import Row, row_of
 from stillhouse.trainer.loss import mean_loss, token_log_probabilities
 from stillhouse.trainer.probes import Scorer, choose_probes, save_probes
 
-WANTED = 0.15
+WANTED = 0.3
 """Nats a supervised token above the student's own loss."""
 ROUNDS, LOW, HIGH = 7, 1.0, 16.0
 _PARTS = ("q_proj", "k_proj")

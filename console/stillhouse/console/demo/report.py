@@ -12,7 +12,7 @@ from stillhouse.console.demo import charts
 from stillhouse.console.demo.html import render
 from stillhouse.console.demo.run import Story
 from stillhouse.console.demo.settings import DemoSettings
-from stillhouse.console.demo.summary import loop_fields, ratio_of_costs, summary
+from stillhouse.console.demo.summary import loop_fields, paid_back, ratio_of_costs, summary
 from stillhouse.console.demo.text import as_text, episode_lines
 from stillhouse.trainer.evaluation.journal import Entry, read_journal
 from stillhouse.trainer.evaluation.pareto import pareto, plot
@@ -52,6 +52,7 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
         rejected=story.rejected,
     )
     found |= loop_fields(story)
+    found["break_even"] = paid_back(found, story, settings)
     frontier = pareto(policies, teacher="teacher")
     note = story.notice + ("" if settings.claims else "; tiny random model: no claims")
     charts.success(folder / "success.png", [found["teacher"], found["base"], *found["students"]], note)

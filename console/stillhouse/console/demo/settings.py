@@ -73,7 +73,7 @@ class DemoSettings:
     ingest: Mapping[str, object] = field(default_factory=dict)
     decree: int | None = None
     canary_runs: int = 700
-    again_units: int = 60
+    again_units: int = 32
     most_runs: int = 900
     teacher_latency_ms: int = 250
     answer_tokens: int = 64
@@ -147,7 +147,6 @@ FAST = DemoSettings(
     windows=(
         DemoWindow(min_kept=24, size=8, families=FIRST_FAMILIES),
         DemoWindow(min_kept=24, size=8, replay=1 / 3),
-        DemoWindow(min_kept=24, size=8, replay=1 / 2, continue_rate=0.5),
     ),
     held_out={"seen": 3, "unseen": 3, "rephrased": 2},
     validation_tasks=8,
@@ -165,7 +164,7 @@ FAST = DemoSettings(
     window=_WINDOW,
     canary=_CANARY | {"min_age_s": 1.0, "max_canary_units": 25},
     route=_ROUTE | {"horizon_s": 2.0},
-    decree=3,
+    decree=2,
     canary_runs=120,
     again_units=10,
     most_runs=120,

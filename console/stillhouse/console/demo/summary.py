@@ -6,6 +6,7 @@ from typing import Any
 from stillhouse.console.demo.run import Story
 from stillhouse.console.demo.settings import DemoSettings
 from stillhouse.console.demo.trials import as_fields
+from stillhouse.trainer.evaluation.costs import break_even
 from stillhouse.trainer.evaluation.report import PolicyReport
 
 Fields = dict[str, Any]
@@ -96,6 +97,20 @@ def loop_fields(story: Story) -> Fields:
         },
         "events": {"emitted": accounts.emitted, "stored": accounts.stored, "dlq": accounts.dlq},
     }
+
+
+def paid_back(found: Fields, story: Story, settings: DemoSettings) -> Fields:
+    """What distilling cost, and from which volume on it has paid.
+
+    The agents' own runs are not in it: the teacher would have done them anyway. What was bought for training is: the runs that the
+    teacher did again, and the machine for as long as windows were curated, trained and validated.
+    """
+    assert story.accounts is not None, "written when the demo is over"
+    hours = sum(seconds for name, seconds in found["phases"].items() if name.startswith("window ")) / 3600
+    spend = story.accounts.reruns_usd + hours * settings.replica_usd_per_hour
+    teacher, last = (p["cost_per_success_usd"]["loaded"] for p in (found["teacher"], found["students"][-1]))
+    reached = break_even(spend, teacher_usd=teacher, student_usd=last)
+    return {"distillation_usd": round(spend, 6), "successes": reached.successes, "why": reached.why}
 
 
 def failures(settings: DemoSettings, story: Story) -> list[str]:

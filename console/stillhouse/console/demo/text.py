@@ -26,6 +26,7 @@ def as_text(found: Mapping[str, Any], ratios: Mapping[str, float | None], failur
     cost, events = found["cost"], found["events"]
     lines += [
         f"spent ${cost['spent_usd']:,.2f}; the teacher alone would have cost ${cost['teacher_only_usd']:,.2f}",
+        *textwrap.wrap(f"distillation: {found['break_even']['why']}", WIDTH, subsequent_indent="  "),
         f"events: {events['emitted']:,} emitted, {events['stored']:,} stored, {events['dlq']:,} in the DLQ",
     ]
     for window in found["rejected"]:

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_positive, default=2, help="cores to compute on")
     precision = "of matrix products; auto takes bfloat16 where the CPU multiplies it in hardware"
     parser.add_argument("--dtype", choices=get_args(Precision), default="auto", help=precision)
-    parser.add_argument("--batch", type=_positive, default=24, help="generations at once")
+    parser.add_argument("--batch", type=_positive, default=32, help="generations at once")
     parser.add_argument("--queue", type=_positive, default=512, help="generations that may wait; more are answered 503")
     parser.add_argument("--wait-ms", type=float, default=20.0, help="how long a lone request waits for company")
     parser.add_argument("--kv-bytes", type=int, default=2 << 30, help="memory for keys and values of earlier requests (default: 2 GiB)")

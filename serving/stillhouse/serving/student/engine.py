@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, takewhile
+from itertools import groupby
 
 import torch
 
@@ -130,17 +130,19 @@ class Engine:
         return 0 if running.scored else self.tree.matched(running.adapter, running.prompt[:-1])
 
     def _reuse(self, running: Running) -> int:
-        """Take what the cache has of a prompt: long segments at its beginning as they are, the rest as copies in the lane.
+        """Take what the cache has of a prompt: all to the end of its last long segment as it is, the rest as copies in the lane.
 
-        The last token is always computed: its logits are needed.
+        Also short segments before a long one: two prompts that part early cut their beginning there, and what follows a cut copied
+        to its lane would make every lane as long as that. The last token is always computed: its logits are needed.
         """
         if running.scored:
             return 0
         work, found = self._work[running.key], self.tree.match(running.adapter, running.prompt[:-1])
-        for segment, n in takewhile(lambda pair: pair[1] >= _LONG, found):
+        kept = max((i for i, (_, n) in enumerate(found, 1) if n >= _LONG), default=0)
+        for segment, n in found[:kept]:
             work.apart.append(segment[..., :n, :])
             running.apart += n
-        reused = running.apart + self._lanes.load(running.lane, found[len(work.apart) :])
+        reused = running.apart + self._lanes.load(running.lane, found[kept:])
         work.result.reused = reused
         self.counters.reused += reused
         return reused

@@ -25,7 +25,7 @@ class Limits:
         shared_tokens: a request waits for a running prefill that will give it so many tokens more than the cache has.
     """
 
-    batch: int = 24
+    batch: int = 32
     queue: int = 512
     wait_s: float = 0.02
     prefill_tokens: int = 512

@@ -46,7 +46,7 @@ class EvaluationSettings:
         backoff_s: wait before the second attempt; it doubles.
     """
 
-    concurrency: int = 24
+    concurrency: int = 32
     runs: int = 1
     attempts: int = 3
     episode_timeout_s: float = 600.0
