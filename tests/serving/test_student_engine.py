@@ -100,6 +100,17 @@ def test_a_long_prompt_is_shared_between_turns_of_conversations_that_have_it() -
         conversations = [p + tuple(r.tokens) + x for p, r, x in zip(conversations, results, prompts(4, seed=26 + turn), strict=True)]
 
 
+def test_a_prompt_whose_beginning_was_cut_is_still_attended_where_it_lies() -> None:
+    head, tail, other = (prompts(1, seed=s, low=n, high=n)[0] for s, n in ((32, 8), (33, 600), (34, 30)))
+    e = engine(prefill_tokens=70)
+    run(e, [head + tail])
+    run(e, [head + other])  # parts from it early: the cache cuts there
+    before, asked = e._lanes.capacity, head + tail + other
+    [result] = run(e, [asked])
+    assert result.tokens == reference(asked, 12) and result.reused >= len(head + tail)
+    assert e._lanes.capacity == before < len(tail), "lanes are all as long as the longest"
+
+
 def test_scores_of_a_long_prompt_are_the_models_own() -> None:
     prompt = prompts(1, seed=30, low=420, high=420)[0]
     result = run(engine(prefill_tokens=100), [prompt], max_new=0, logprobs=0, score_prompt=True)[0]
