@@ -53,6 +53,12 @@ def test_a_window_becomes_a_student_that_knows_where_it_comes_from(desk: Desk) -
     assert json.loads((folder / "waterfall.json").read_bytes())["manifest_hash"] == manifest.dataset_sha256
 
 
+def test_a_new_student_is_asked_in_shadow_before_anybody_is_told_of_it(desk: Desk) -> None:
+    asked: list[tuple[str, int]] = []
+    result = run(desk, desk.job(shadow=lambda folder, say: asked.append((folder.name, len(desk.published)))))
+    assert asked == [(result.student, 0)] and desk.published == [result.student]
+
+
 def test_the_plans_report_is_what_the_run_then_does(desk: Desk) -> None:
     planned = windows.plan(desk.store, SETTINGS)
     report = plan_report(desk.store, planned, SETTINGS, TRAINER.render().for_model(desk.base), desk.base)

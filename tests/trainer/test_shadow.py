@@ -242,6 +242,8 @@ def test_the_command_asks_a_trained_student_at_steps_that_came_after_its_window(
     ran = stillhouse("windows", "run", *options, "--model", base, "--max-steps", "2", state=tmp_path)
     assert ran.code == 0, ran.err
     name = ran.json["student"]
+    first = json.loads((tmp_path / "run" / "shadow" / f"{name}.json").read_bytes())  # its route is there: the window itself asked it
+    assert first["student"] == name and first["scores"] and first["settings"]["steps"] == 50
     trained = {key for key, _ in store.rows("windows")[0]["data"]["curated"]["trained"].items()}
     # New tasks, a repeat of an old one, one with another system prompt, one that does not fit, and a run that failed.
     put(store, [*later(range(50, 56)), *later([0], name="again"), *later([60], system_prompt="Other.")], 900)

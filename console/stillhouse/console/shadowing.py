@@ -1,4 +1,4 @@
-"""A shadow for the command line: which server answers, under which route's terms, and how its report is shown."""
+"""A shadow for the command line: which server answers, and how its report is shown."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,23 +9,13 @@ import msgspec
 
 from stillhouse.console import context, output
 from stillhouse.console.stack import record as records
-from stillhouse.sdk.routes import RouteSettings
 from stillhouse.trainer import shadow as shadows
 from stillhouse.trainer.evaluation.engine import StudentServer, student_engine
 from stillhouse.trainer.evaluation.stats import Rate
-from stillhouse.trainer.manifest import Manifest
+from stillhouse.trainer.shadow_job import LOG
 from stillhouse.trainer.shadow_score import Figures
 
 _FAMILY_COLUMNS = ["family", "steps", "asked", "fallbacks", "format errors", "agreement", "calls", "replies", "median s"]
-
-
-def as_served(loaded: context.Context, manifest: Manifest, settings: shadows.ShadowSettings) -> shadows.ShadowSettings:
-    """With the time limit and the price of the route that takes the lineage's students, where there is one."""
-    for name, route in loaded.config.sections("routes", RouteSettings).items():
-        if (route.lineage or name) == manifest.lineage:
-            price = route.replica_usd_per_hour
-            return msgspec.structs.replace(settings, timeout_s=route.student_timeout_s, replica_usd_per_hour=price)
-    return settings
 
 
 @contextmanager
@@ -35,7 +25,7 @@ def server(loaded: context.Context, base: Path) -> Iterator[tuple[StudentServer,
     if record and record.supervisor.alive and record.student:
         yield StudentServer(record.student), False
         return
-    log = loaded.config.state_dir("logs") / "shadow.log"
+    log = loaded.config.state_dir("logs") / LOG
     with student_engine(base, students=loaded.config.state_dir("students"), log=log) as own:
         yield own, True
 

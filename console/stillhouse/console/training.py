@@ -40,4 +40,6 @@ def describe(event: Event) -> str:
         return f"curating: {event['stage']} keeps {event['kept']}"
     if event["event"] == "evaluate":
         return f"validating: {event['done']}/{event['total']}, {event['succeeded']} solved"
+    if event["event"] == "shadow":
+        return f"shadow: {event['done']}/{event['total']}"
     return str(event.get("state") or event.get("kind") or event["event"])

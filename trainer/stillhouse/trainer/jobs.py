@@ -175,6 +175,8 @@ class Job:
             check_candidate(self.state / window.trained.candidate)
             manifest = manifest_of(window, train, self.base_model, self.trainer, erasures.offset)
             folder = students.register(self.students, self.state / window.trained.candidate, manifest)
+        if self.steps.shadow is not None:
+            self.steps.shadow(folder, self.say)
         if self.steps.publish is not None:
             self.steps.publish(announcement(folder, window, self.clock()))
         return self._advance(window, State.REGISTERED, student=folder.name)

@@ -33,6 +33,14 @@ class Evaluate(Protocol):
         ...
 
 
+class MakeShadow(Protocol):
+    """Asks a registered student at the teacher's stored steps, before anybody is told of it."""
+
+    def __call__(self, folder: Path, progress: Progress, /) -> None:
+        """Make the report; called again after a crash."""
+        ...
+
+
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
     """What a job is made of; tests put in their own.
 
@@ -40,6 +48,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
         train: trains; called again after a crash with the same arguments.
         check: called before a window is claimed, with the job that it will train: raises what training would refuse at once.
         evaluate: measures in an environment; None where there is none.
+        shadow: makes the new student's shadow; None: there is no route that it could be tried on, or nobody wants one.
         publish: tells the topic `students`; after a crash it may be told the same again.
         erasures: who is to be forgotten, as of now; None where nobody can say.
         barred: the students that were taken out of their lineage, as of now; None where nobody can say.
@@ -50,6 +59,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     train: Train
     check: Callable[[TrainJob], None] | None = None
     evaluate: Evaluate | None = None
+    shadow: MakeShadow | None = None
     publish: Callable[[StudentState], None] | None = None
     erasures: ReadErasures | None = None
     barred: Callable[[], Container[str]] | None = None

@@ -26,6 +26,7 @@ from stillhouse.trainer.decisions import read_barred, read_erasures
 from stillhouse.trainer.jobs import Job, JobResult, Steps
 from stillhouse.trainer.planning import action_loss_of, check_recipe, next_plan, replay_of
 from stillhouse.trainer.settings import TrainerSettings, WindowSettings
+from stillhouse.trainer.shadow_job import ShadowOfNew, route_of
 from stillhouse.trainer.terms import Asked, curation_in_force, in_force, refuse_contradictions
 from stillhouse.trainer.windows_types import Mode, State
 
@@ -84,7 +85,7 @@ def run_window(options: argparse.Namespace) -> JobResult:
         refuse_contradictions(going.plan, asked, window, trainer)
         window, trainer = curation_in_force(going.plan, window), in_force(going.plan, trainer)
     base = models.resolve(trainer.model)
-    steps = _steps(config, window, trainer, base, kafka)
+    steps = _steps(config, store, window, trainer, base, kafka)
     planned = None
     if going is None:
         planned = next_plan(
@@ -105,7 +106,9 @@ def _kafka(config: Config, servers: str | None) -> KafkaSettings | None:
     return msgspec.structs.replace(config.section("kafka", KafkaSettings), bootstrap_servers=servers) if servers else None
 
 
-def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, base: Path, kafka: KafkaSettings | None) -> Steps:
+def _steps(
+    config: Config, store: Store, window: WindowSettings, trainer: TrainerSettings, base: Path, kafka: KafkaSettings | None
+) -> Steps:
     try:
         from stillhouse.trainer.training import train  # torch: only a process that trains pays for it
         from stillhouse.trainer.training_checks import check_lineage
@@ -119,12 +122,15 @@ def _steps(config: Config, window: WindowSettings, trainer: TrainerSettings, bas
     if trainer.benchmark:
         log, work = config.state_dir("logs") / "validation-student.log", config.state_dir("run") / "validation"
         validation = Validation(trainer, base, log, work)
+    erasures = partial(read_erasures, kafka) if kafka else None
+    tried = trainer.shadow_steps and route_of(config, window.lineage) is not None
     return Steps(
         train=train,
         check=check_lineage,
         evaluate=validation,
+        shadow=ShadowOfNew(config, store, trainer, base, erasures) if tried else None,
         publish=partial(publish, kafka) if kafka else None,
-        erasures=partial(read_erasures, kafka) if kafka else None,
+        erasures=erasures,
         barred=partial(read_barred, kafka, below_teacher=window.continue_below_teacher) if kafka else None,
         replay=replay_of(window),
         action_loss=action_loss_of(window, trainer, base),

@@ -26,6 +26,7 @@ class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_f
         benchmark: `module:name` of an environment that validates students; empty: none, then only losses judge.
         benchmark_tasks: validation tasks of it.
         answer_tokens: tokens that one answer may have there.
+        shadow_steps: steps of the teacher that a new student of a route answers in shadow, before its canary; 0: none.
         format_slack: how far the share of malformed answers may lie above the parent's.
         loss_slack: nats a token that the validation loss may lie above the parent's.
         loss_gap: nats a token that it may lie above the training loss, unless success rose.
@@ -48,6 +49,7 @@ class TrainerSettings(TrainSettings, frozen=True, kw_only=True, forbid_unknown_f
     benchmark: str = ""
     benchmark_tasks: int = 24
     answer_tokens: int = 64
+    shadow_steps: int = 50
     format_slack: float = FORMAT_SLACK
     loss_slack: float = LOSS_SLACK
     loss_gap: float = LOSS_GAP

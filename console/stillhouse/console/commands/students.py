@@ -17,6 +17,7 @@ from stillhouse.trainer.decisions import NOBODY, read_erasures
 from stillhouse.trainer.manifest import load_manifest
 from stillhouse.trainer.models import resolve
 from stillhouse.trainer.settings import TrainerSettings
+from stillhouse.trainer.shadow_job import as_served
 
 group = typer.Typer()
 
@@ -68,7 +69,8 @@ def shadow(
     loaded = context.load(state, config)
     folder = _folder(loaded.config.state_dir("students"), name)
     student, store = students.load(folder), loaded.store()
-    settings = shadowing.as_served(loaded, student.manifest, shadows.ShadowSettings(steps=steps, seed=seed, answer_tokens=answer_tokens))
+    given = shadows.ShadowSettings(steps=steps, seed=seed, answer_tokens=answer_tokens)
+    settings = as_served(loaded.config, student.manifest.lineage, given)
     window = windows.show(store, student.manifest.window)
     base = resolve(window.plan.terms.model if window.plan.terms else loaded.config.section("trainer", TrainerSettings).model)
     erasures = read_erasures(loaded.kafka) if loaded.has_broker else NOBODY

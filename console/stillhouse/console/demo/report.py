@@ -51,6 +51,8 @@ def write_report(folder: Path, settings: DemoSettings, seed: int, story: Story, 
         students=[(number, report, job) for report, (number, job) in zip(story.evaluated.students, story.jobs.items(), strict=True)],
         rejected=story.rejected,
     )
+    for student in found["students"]:
+        student["shadow"] = story.shadows.get(student["name"])
     found |= loop_fields(story)
     found["break_even"] = paid_back(found, story, settings)
     frontier = pareto(policies, teacher="teacher")

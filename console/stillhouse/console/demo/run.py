@@ -25,6 +25,7 @@ from stillhouse.console.demo.teacher import Teacher, command, stand_in
 from stillhouse.console.demo.traffic import Traffic
 from stillhouse.console.demo.trials import Trial, served
 from stillhouse.console.demo.watch import Watch
+from stillhouse.console.shadowing import brief
 from stillhouse.console.stack.local import parts_of
 from stillhouse.console.stack.parts import ANY_PORT
 from stillhouse.console.stack.process import Process
@@ -36,6 +37,7 @@ from stillhouse.schemas.errors import GateError
 from stillhouse.sdk.client import Client
 from stillhouse.sdk.runner import Runners
 from stillhouse.trainer import models
+from stillhouse.trainer import shadow as shadows
 from stillhouse.trainer.jobs_parts import result_of
 from stillhouse.trainer.windows_types import State, Window
 
@@ -46,11 +48,12 @@ NEVER = 1_000_000_000
 
 @dataclass
 class Story:
-    """What has happened so far. Jobs and losses are by the window's number, from 1; what canaries served by student."""
+    """What has happened so far. Jobs and losses are by the window's number, from 1; shadows, and what canaries served, by student."""
 
     jobs: dict[int, Fields] = field(default_factory=dict)
     rejected: dict[int, Fields] = field(default_factory=dict)
     losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    shadows: dict[str, Fields] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     served: dict[str, Fields] = field(default_factory=dict)
     champion: str | None = None
@@ -190,6 +193,10 @@ class Demo:
             with phases.phase(f"window {number}") as news:
                 made = await loop.window(number, news)
                 _enter(story, number, made)
+                if (
+                    shadow := await asyncio.to_thread(shadows.load, self.state / "run", self.state / "students" / made.student)
+                ) is not None:
+                    story.shadows[made.student] = brief(shadow)
                 news(_told(made))
             if made.state is not State.REGISTERED:
                 continue

@@ -134,7 +134,7 @@ FULL = DemoSettings(
     held_out={"seen": 24, "unseen": 24, "rephrased": 16},
     validation_tasks=24,
     # Two dozen tasks give some 85 answers: one malformed one is 1.2 points, and one is chance.
-    trainer={**_TRAINER, "validation_rows": 16, "probe_candidates": 16, "format_slack": 0.03},
+    trainer={**_TRAINER, "shadow_steps": 24, "validation_rows": 16, "probe_candidates": 16, "format_slack": 0.03},
     window=_WINDOW,
     canary=_CANARY,
     route=_ROUTE,
@@ -150,9 +150,10 @@ FAST = DemoSettings(
     ),
     held_out={"seen": 3, "unseen": 3, "rephrased": 2},
     validation_tasks=8,
-    # A random model's losses and format errors are noise, and its tokens are short: no gate goes by them here.
+    # A random model's losses and format errors are noise, and its tokens are short: no gate goes by them here, and no shadow is asked.
     trainer={
         **_TRAINER,
+        "shadow_steps": 0,
         "context_limit": 2048,
         "validation_rows": 4,
         "probe_candidates": 16,

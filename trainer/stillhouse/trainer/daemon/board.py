@@ -109,6 +109,8 @@ def describe(event: dict[str, Any]) -> str:
         return f"curating, {event['stage']} keeps {event['kept']}"
     if event["event"] == "evaluate":
         return f"validating {event['policy']}, {event['done']} of {event['total']}"
+    if event["event"] == "shadow":
+        return f"shadow, {event['done']} of {event['total']}"
     if event["event"] == "state":
         return f"{event['window']} is {event['state']}"
     return str(event["event"])
