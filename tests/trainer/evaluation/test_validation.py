@@ -1,5 +1,6 @@
 """Validation: what steers windows and feeds gates is whole, on the same tasks for both, and names the families that were lost."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from stillhouse.trainer.validation import Validation
 from tests.trainer.evaluation.fakes import FakeBenchmark
 
 PARENT = "student-1-0a1b2c3d"
+ASKED = f"weights-{hashlib.sha256(b'parent').hexdigest()[:16]}"  # what the parent is called by whoever plays its tasks
 Play = Callable[[str, BenchTask, int], bool]
 
 
@@ -90,7 +92,7 @@ def test_a_server_that_answers_nothing_is_no_measurement(made: Make, candidate: 
 
 def test_what_is_missing_is_asked_again_and_nothing_else(made: Make, candidate: Path, parent: Path) -> None:
     def refunds_fail(name: str, task: BenchTask, times: int) -> bool:
-        if task.family == "refund" and name == PARENT:
+        if task.family == "refund" and name == ASKED:
             raise PermanentError("the model answered 400")
         return True
 
@@ -98,9 +100,17 @@ def test_what_is_missing_is_asked_again_and_nothing_else(made: Make, candidate: 
         made(refunds_fail)[0](candidate, parent, silent)
     later, benchmark = made(lambda name, task, times: True)
     facts = later(candidate, parent, silent)
-    assert set(benchmark.begun) == {(PARENT, f"validation-{i}") for i in range(0, 24, 2)}
+    assert set(benchmark.begun) == {(ASKED, f"validation-{i}") for i in range(0, 24, 2)}
     assert (facts.success, facts.parent_success) == (1.0, 1.0)
     assert facts.report["candidate"]["n"] == facts.report["parent"]["n"] == 24
+
+
+def test_a_candidate_that_became_a_parent_is_not_asked_again(made: Make, candidate: Path, tmp_path: Path) -> None:
+    made(lambda name, task, times: task.family == "cancel")[0](candidate, None, silent)
+    registered = folder(tmp_path / "students" / "student-2-00000000", b"candidate")
+    later, benchmark = made(lambda name, task, times: True)
+    facts = later(folder(tmp_path / "next", b"next"), registered, silent)
+    assert (facts.success, facts.parent_success) == (1.0, 0.5) and len(benchmark.begun) == 24
 
 
 def test_another_candidate_of_a_window_of_the_same_name_is_measured_itself(made: Make, candidate: Path) -> None:
@@ -110,7 +120,7 @@ def test_another_candidate_of_a_window_of_the_same_name_is_measured_itself(made:
 
 
 def test_a_lost_family_is_in_the_report_with_the_difference(made: Make, candidate: Path, parent: Path) -> None:
-    facts = made(lambda name, task, times: name == PARENT or task.family == "cancel")[0](candidate, parent, silent)
+    facts = made(lambda name, task, times: name == ASKED or task.family == "cancel")[0](candidate, parent, silent)
     assert facts.failure_rates == {"refund": 1.0, "cancel": 0.0}
     assert facts.report["difference"]["value"] == -0.5 and facts.report["difference"]["n"] == 24
     stored = msgspec.json.decode(msgspec.json.encode(facts), type=type(facts))

@@ -47,7 +47,7 @@ class Validation:
         trainer: `[trainer]`, with the benchmark and its number of tasks.
         base_model: folder of the base model.
         log: file of the student server's log.
-        work: folder for the journals, one for each candidate.
+        work: folder for the journals, one for each student.
 
     Raises:
         UsageError: the benchmark cannot be loaded, or has no validation tasks.
@@ -69,11 +69,9 @@ class Validation:
         Raises:
             RetryableError: some tasks have no outcome, or the student server is away. What was measured is kept.
         """
-        # By its weights: a window of a store that was made anew may bear the name of an earlier one.
-        journal = self._work / candidate.parent.parent.name / f"candidate-{sha256_of(candidate / ADAPTER[1])[:8]}.jsonl"
         with student_engine(self._base_model, log=self._log, threads=self._trainer.threads or 2) as engine:
-            own = self._measure(engine, "candidate", candidate, journal, progress)
-            old = self._measure(engine, parent.name, parent, self._work / f"{parent.name}.jsonl", progress) if parent else None
+            own = self._measure(engine, "candidate", candidate, progress)
+            old = self._measure(engine, parent.name, parent, progress) if parent else None
         families = own.report.parts[PART].families
         return EvaluatedFacts(
             success=own.report.all.success.value,
@@ -84,10 +82,14 @@ class Validation:
             report=_report(own, old),
         )
 
-    def _measure(self, engine: StudentEngine, name: str, folder: Path, journal: Path, progress: Progress) -> _Measured:
-        def tell(step: Step) -> None:
-            progress({"event": "evaluate", "policy": name, "done": step.done, "total": step.total, "succeeded": step.succeeded})
+    def _measure(self, engine: StudentEngine, who: str, folder: Path, progress: Progress) -> _Measured:
+        """A student is known here by its weights: what was a candidate's is its own when it is a parent, whatever a store called it."""
 
+        def tell(step: Step) -> None:
+            progress({"event": "evaluate", "policy": who, "done": step.done, "total": step.total, "succeeded": step.succeeded})
+
+        name = f"weights-{sha256_of(folder / ADAPTER[1])[:16]}"
+        journal = self._work / f"{name}.jsonl"
         engine.load(name, folder)
         policy = ChatPolicy(name=name, base_url=engine.base_url, model=name, price=_FREE, max_tokens=self._trainer.answer_tokens)
         found = asyncio.run(evaluate(self.benchmark, [PART], [policy], journal=journal, settings=EvaluationSettings(), progress=tell))
@@ -96,7 +98,7 @@ class Validation:
         if report.all.errors:
             reason, count = max(report.all.errors.items(), key=lambda item: item[1])
             raise RetryableError(
-                f"{sum(report.all.errors.values())} validation tasks of {name} have no outcome ({count}: {reason})",
+                f"{sum(report.all.errors.values())} validation tasks of {who} have no outcome ({count}: {reason})",
                 where=str(self._log), fix="See the server's log, then run the window again: it asks only for what is missing.",
             )  # fmt: skip
         lines = (entry for entry in read_journal(journal) if entry.benchmark == self.benchmark.name)
