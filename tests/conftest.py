@@ -32,16 +32,20 @@ def kafka_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def real_kafka(kafka_folder: Path) -> Iterator[str]:
-    """bootstrap_servers of one real Kafka node, started once per test session."""
-    process = subprocess.Popen([kafka_folder / "run-kafka"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        pytest.fail(f"Apache Kafka did not start (exit code {process.wait()})")
-    yield json.loads(line)["bootstrap_servers"]
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    process.stdout.close()
+    """bootstrap_servers of one real Kafka node, started once per test session (and process of it)."""
+    # A start draws an id, and one in 64 begins with a dash, which Kafka's own tool takes for an option: so there are three tries.
+    codes: list[int] = []
+    while len(codes) < 3:
+        with subprocess.Popen([kafka_folder / "run-kafka"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if line:
+                yield json.loads(line)["bootstrap_servers"]
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
+                return
+            codes.append(process.wait())
+    pytest.fail(f"Apache Kafka did not start (exit codes {codes})")
 
 
 @pytest.fixture(scope="session")

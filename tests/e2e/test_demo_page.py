@@ -13,7 +13,7 @@ from tests.support.browser import DESKTOP, PHONE, Scheme, Watched, is_readable, 
 from tests.support.cli import Ran
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
-CHARTS = ["success.png", "pareto.png", "canaries.png", "waterfall-1.png", "waterfall-2.png", "waterfall-3.png", "losses.png"]
+CHARTS = ["success.png", "pareto.png", "canaries.png", "waterfall-1.png", "waterfall-2.png", "losses.png"]
 
 
 @pytest.fixture(scope="module")
