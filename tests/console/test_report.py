@@ -51,7 +51,7 @@ def summary(last_dollars: float | None = 3.53e-5) -> dict[str, Any]:
         "teacher": policy("teacher", None, 23, 0.02216), "base": policy("base", None, 0, None), "students": [student],
         "rejected": [{"window": 2, "reason": f"format errors 4.7 % {HOSTILE}"}],
         "waterfalls": {student["name"]: waterfall},
-        "break_even": {"distillation_usd": 0.61, "successes": 28, "why": "$0.61 spent, $0.022 saved at each success (loaded): paid after 28."},
+        "break_even": {"distillation_usd": 0.61, "successes": 28, "why": "$0.61 spent, $0.022 saved at each success: paid after 28."},
         "champion": None, "canaries": [canary()], "reruns": 12, "events": {"emitted": 3174, "stored": 3173, "dlq": 1},
         "cost": {"teacher_only_usd": 13.46, "spent_usd": 8.52, "ledger": {"teacher": 8.5, student["name"]: 0.02}},
     }  # fmt: skip
