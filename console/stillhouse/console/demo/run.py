@@ -193,10 +193,7 @@ class Demo:
             with phases.phase(f"window {number}") as news:
                 made = await loop.window(number, news)
                 _enter(story, number, made)
-                if (
-                    shadow := await asyncio.to_thread(shadows.load, self.state / "run", self.state / "students" / made.student)
-                ) is not None:
-                    story.shadows[made.student] = brief(shadow)
+                await asyncio.to_thread(self._note_shadow, made.student, story)
                 news(_told(made))
             if made.state is not State.REGISTERED:
                 continue
@@ -208,6 +205,10 @@ class Demo:
             if story.champion is not None:
                 return  # others are tried against the champion now; nobody new is made
             self._configure(self.settings, base, teacher)
+
+    def _note_shadow(self, student: str, story: Story) -> None:
+        if found := shadows.load(self.state / "run", self.state / "students" / student):
+            story.shadows[student] = brief(found)
 
     async def _copies(self, loop: Loop, base: Path, story: Story, phases: Phases) -> None:
         """The champion with noise, released past the gate, and the champion again under another name."""
