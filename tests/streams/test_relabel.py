@@ -17,7 +17,7 @@ from stillhouse.schemas import codec
 from stillhouse.schemas.events import AgentEvent, Outcome, Policy, PolicyRole
 from stillhouse.schemas.facts import TeacherTask, TeacherTaskKind
 from stillhouse.schemas.fold import fold
-from stillhouse.schemas.labels import Label, is_label, label_events, question, states
+from stillhouse.schemas.labels import Label, is_label, label_events, states
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.teacher_runs import TABLE, task_id
 from stillhouse.schemas.topics import EVENTS, TEACHER_TASKS
@@ -110,7 +110,7 @@ def test_a_label_is_the_students_history_and_the_teachers_word_without_an_outcom
     made = fold(label_events(run, 2, "task", said, 5))
     assert is_label(made) and (made.status, made.outcome) == (Status.ENDED, Outcome.UNKNOWN)
     assert [one.policy.role for one in made.steps] == [PolicyRole.STUDENT, PolicyRole.STUDENT, PolicyRole.TEACHER]
-    assert made.messages() == (*question(run, 2), said.action)
+    assert made.messages() == (*run.before(2), said.action)
     assert (made.task, made.subject, made.parent_trajectory, made.resume_step) == (run.task, run.subject, run.trajectory_id, 2)
     assert sum(one.cost_micro_usd or 0 for one in made.steps) == 7, "what the run cost is counted there"
     assert [e.event_id for e in label_events(run, 2, "task", said, 9)] == [e.event_id for e in label_events(run, 2, "task", said, 5)]

@@ -57,15 +57,6 @@ def states(trajectory: Trajectory, most: int) -> list[int]:
     return [place for place, step in enumerate(trajectory.steps) if step.policy.role is PolicyRole.STUDENT][:most]
 
 
-def question(trajectory: Trajectory, step: int) -> tuple[Message, ...]:
-    """The conversation up to the state of a step, as a client would send it."""
-    before, prompt = trajectory.steps[:step], trajectory.system_prompt
-    brings = any(message.role == "system" for message in trajectory.steps[0].state)
-    head = (Message(role="system", content=prompt),) if prompt and not brings else ()
-    body = tuple(m for s in before for m in (*s.state, s.action, *s.observation))
-    return (*head, *body, *trajectory.steps[step].state)
-
-
 def label_events(trajectory: Trajectory, step: int, task: str, label: Label, now: int) -> Iterator[AgentEvent]:
     """The events of a label, under ids that follow from the task and the step. `now` is in microseconds since the epoch."""
     name, before = label_id(task, step), trajectory.steps[:step]

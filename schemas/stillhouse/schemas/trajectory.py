@@ -1,5 +1,6 @@
 """A trajectory as the fold of its events gives it. `fold` makes it, ingest stores its row, the trainer reads it."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -102,5 +103,14 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         A message that a step's state repeats from the observation before it is not said twice: the fold has moved those.
         """
         head = (Message(role="system", content=self.system_prompt),) if self.system_prompt else ()
-        body = tuple(m for s in self.steps for m in (*s.state, s.action, *s.observation))
-        return head + body
+        return head + _said(self.steps)
+
+    def before(self, place: int) -> tuple[Message, ...]:
+        """The conversation that the step at a place answered, as a client sent it: a system prompt that its first state brings counts."""
+        brings = any(message.role == "system" for message in self.steps[0].state)
+        head = (Message(role="system", content=self.system_prompt),) if self.system_prompt and not brings else ()
+        return (*head, *_said(self.steps[:place]), *self.steps[place].state)
+
+
+def _said(steps: Sequence[Step]) -> tuple[Message, ...]:
+    return tuple(m for s in steps for m in (*s.state, s.action, *s.observation))

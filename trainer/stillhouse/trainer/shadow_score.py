@@ -119,21 +119,18 @@ def points(made: Trajectory) -> list[Point]:
         return []
     brings = next((m for m in made.steps[0].state if m.role == "system"), None) if made.steps else None
     prompt = brings.text if brings else made.system_prompt
-    state = [Message(role="system", content=made.system_prompt)] if made.system_prompt and not brings else []
     found = []
     family = made.task.family or ""
     unit = "/".join((made.tenant, family, made.task.id)) if made.task.id else made.key
-    for step in made.steps:
-        state += step.state
+    for place, step in enumerate(made.steps):
         if step.policy.role is PolicyRole.TEACHER:
-            seen = tuple(msgspec.structs.replace(m, reasoning=None) for m in state)  # as a client sends it
+            seen = tuple(msgspec.structs.replace(m, reasoning=None) for m in made.before(place))  # as a client sends it
             found.append(
                 Point(
                     made.key, step.index, unit, family, made.outcome is Outcome.SUCCESS,
                     seen, prompt, made.tools, step.action, step.cost_micro_usd,
                 )
             )  # fmt: skip
-        state += [step.action, *step.observation]
     return found
 
 

@@ -9,6 +9,7 @@ import uuid_utils
 
 from stillhouse.schemas.keys import trajectory_key
 from stillhouse.schemas.route_state import RouteState, RouteStates
+from stillhouse.sdk.prices import MICRO
 from stillhouse.sdk.redaction import Redactor
 from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.gateway.assignment import TEACHER, Placed, Why, place, unenrolled, variant
@@ -19,7 +20,7 @@ from stillhouse.serving.gateway.identity import chain_hash, prefix
 from stillhouse.serving.gateway.instruments import Instruments
 from stillhouse.serving.gateway.keys import Keys
 from stillhouse.serving.gateway.memory import Memory, Run
-from stillhouse.serving.gateway.prices import MICRO, BusyTime
+from stillhouse.serving.gateway.prices import BusyTime
 from stillhouse.serving.gateway.requests import PREFIX, Asked, Given
 from stillhouse.serving.gateway.student_wire import servable
 from stillhouse.serving.gateway.teacher import Teacher

@@ -11,11 +11,12 @@ import orjson
 
 from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.events import Policy, PolicyRole
+from stillhouse.sdk.prices import TokenPrice, token_price
 from stillhouse.sdk.routes import RouteSettings
 from stillhouse.serving.gateway.answers import Answer, message_of, usage_of
 from stillhouse.serving.gateway.backend import Call
 from stillhouse.serving.gateway.failures import UpstreamError
-from stillhouse.serving.gateway.prices import TokenPrice, estimate, token_price
+from stillhouse.serving.gateway.prices import estimate
 from stillhouse.serving.gateway.sse import Assembly
 
 CONNECT_S = 10.0

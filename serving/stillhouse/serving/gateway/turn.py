@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from stillhouse.schemas.events import Policy, PolicyRole, Usage
+from stillhouse.sdk.prices import MICRO
 from stillhouse.serving.gateway import student_wire
 from stillhouse.serving.gateway.answers import Answer, Exchange, student_answer
 from stillhouse.serving.gateway.assignment import TEACHER, Why
@@ -17,7 +18,6 @@ from stillhouse.serving.gateway.books import settle
 from stillhouse.serving.gateway.client import ClientGoneError, Outlet
 from stillhouse.serving.gateway.desk import Desk, Route
 from stillhouse.serving.gateway.failures import ApiError, UpstreamError
-from stillhouse.serving.gateway.prices import MICRO
 from stillhouse.serving.gateway.sse import DONE, Assembly, Splitter, payload
 
 log = structlog.get_logger()

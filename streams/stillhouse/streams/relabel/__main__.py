@@ -6,13 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from stillhouse.schemas.errors import StillhouseError
 from stillhouse.schemas.labels import RELABELLER
 from stillhouse.sdk.client import Client
 from stillhouse.sdk.config import Config
 from stillhouse.sdk.kafka import KafkaSettings
+from stillhouse.sdk.process import process_parser
 from stillhouse.sdk.routes import RouteSettings
 from stillhouse.sdk.runner import LEASE_S
 from stillhouse.sdk.store import Store, StoreSettings
@@ -36,12 +36,7 @@ def _serve(args: argparse.Namespace, stop: threading.Event) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM."""
     logs.configure()
-    parser = argparse.ArgumentParser(
-        prog="python -m stillhouse.streams.relabel", description="Ask the teacher at the states that students failed from."
-    )
-    parser.add_argument("--state", type=Path, help="the state folder (default: STILLHOUSE_STATE, else ./.stillhouse)")
-    parser.add_argument("--config", type=Path, help="stillhouse.toml")
-    parser.add_argument("--bootstrap-servers", help="Kafka's addresses, over [kafka] bootstrap_servers")
+    parser = process_parser("stillhouse.streams.relabel", "Ask the teacher at the states that students failed from.", metrics=False)
     parser.add_argument("--lease", type=float, default=LEASE_S, help="seconds after which the claim of a labeller that is gone is lost")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

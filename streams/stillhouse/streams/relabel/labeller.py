@@ -14,7 +14,7 @@ from stillhouse.schemas.errors import PermanentError
 from stillhouse.schemas.facts import TeacherTask
 from stillhouse.schemas.fold import ERASED
 from stillhouse.schemas.keys import trajectory_key
-from stillhouse.schemas.labels import Label, label_events, label_id, question, states
+from stillhouse.schemas.labels import Label, label_events, label_id, states
 from stillhouse.schemas.teacher_runs import Claim
 from stillhouse.sdk.kafka import KafkaSettings
 from stillhouse.sdk.routes import RouteSettings
@@ -98,13 +98,14 @@ class Labeller(Runners):
         run = self._store.load([task.key]).get(task.key)
         if run is None or run.content == ERASED:
             raise PermanentError("the failed run is gone", where=task.key)
-        route = route_of(run.assignment.route if run.assignment else "", self._routes, self._settings)
+        name = run.assignment.route if run.assignment else ""
+        route = route_of(name, self._routes, self._settings)
         if route is None:
             raise PermanentError("its teacher has no address", where=task.key, fix="Set [signals] teacher_url and teacher_model.")
         names = {step: trajectory_key(task.tenant, label_id(task.task_id, step)) for step in states(run, self._settings.relabel_states)}
         stored = self._store.by_key("trajectories", list(names.values()), ("key",))
         left = [step for step, name in names.items() if name not in stored]
-        return _Begun(run, left, teacher(route, self._settings.teacher_version))
+        return _Begun(run, left, teacher(name, route, self._settings.teacher_version))
 
 
 class _Begun(NamedTuple):
@@ -116,5 +117,5 @@ class _Begun(NamedTuple):
 
     def label(self, step: int) -> Label:
         """Ask at the state of one step."""
-        found: Label = self.ask(question(self.run, step), self.run.tools)
+        found: Label = self.ask(self.run.before(step), self.run.tools)
         return found

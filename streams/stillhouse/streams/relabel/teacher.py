@@ -1,7 +1,6 @@
 """The teacher of a route, asked for one action: an OpenAI-compatible address."""
 
 import json
-import math
 import os
 import time
 import urllib.error
@@ -12,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from stillhouse.schemas.errors import MissingExtraError, PermanentError, UnreachableError
+from stillhouse.schemas.errors import PermanentError, UnreachableError
 from stillhouse.schemas.events import Policy, PolicyRole, Usage
 from stillhouse.schemas.labels import Label
 from stillhouse.schemas.messages import Message
 from stillhouse.schemas.openai import message_from_openai, to_openai
+from stillhouse.sdk.prices import token_price
 from stillhouse.sdk.routes import RouteSettings
 from stillhouse.streams.signals.settings import SignalsSettings
 
@@ -36,17 +36,18 @@ def route_of(name: str, routes: Mapping[str, RouteSettings], settings: SignalsSe
     return RouteSettings(teacher_url=settings.teacher_url, teacher_model=settings.teacher_model, teacher_key=settings.teacher_key)
 
 
-def teacher(route: RouteSettings, version: str = "") -> Ask:
+def teacher(name: str, route: RouteSettings, version: str = "") -> Ask:
     """How to ask a route's teacher.
 
     Args:
+        name: of the route.
         route: its address, key and prices.
         version: of the teacher, for the record.
 
     Raises:
         PermanentError: what it costs is not known.
     """
-    policy, price = Policy(role=PolicyRole.TEACHER, model=route.teacher_model, version=version), _price(route)
+    policy, price = Policy(role=PolicyRole.TEACHER, model=route.teacher_model, version=version), token_price(route, name)
 
     def ask(messages: Sequence[Message], tools: Sequence[Mapping[str, object]]) -> Label:
         body = {"model": route.teacher_model, "messages": to_openai(messages)} | ({"tools": list(tools)} if tools else {})
@@ -54,7 +55,8 @@ def teacher(route: RouteSettings, version: str = "") -> Ask:
         answer = _post(route, body)
         action, usage = _action(answer, route.teacher_url), _usage(answer)
         latency = (time.perf_counter() - began) * 1000
-        return Label(action=action, policy=policy, usage=usage, cost_micro_usd=price(usage), latency_ms=latency)
+        cost = price(usage.input_tokens or 0, usage.cached_tokens or 0, usage.output_tokens or 0)
+        return Label(action=action, policy=policy, usage=usage, cost_micro_usd=cost, latency_ms=latency)
 
     return ask
 
@@ -98,36 +100,3 @@ def _usage(answer: Any) -> Usage:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _price(route: RouteSettings) -> Callable[[Usage], int]:
-    """Micro-dollars of a usage, rounded up. Known before anything is spent.
-
-    Raises:
-        PermanentError: the model has no public price.
-        MissingExtraError: public prices are not installed.
-    """
-    fresh, out = route.input_usd_per_mtok, route.output_usd_per_mtok
-    hit = fresh if route.cached_usd_per_mtok is None else route.cached_usd_per_mtok
-
-    def own(usage: Usage) -> int:  # a dollar per million tokens is a micro-dollar a token
-        given, cached = usage.input_tokens or 0, usage.cached_tokens or 0
-        return math.ceil((given - cached) * fresh + cached * hit + (usage.output_tokens or 0) * out)
-
-    if not route.price_model:
-        return own
-    try:
-        from genai_prices import Usage as Tokens
-        from genai_prices import calc_price
-    except ImportError as error:
-        raise MissingExtraError("prices of models", "serving") from error
-
-    def listed(usage: Usage) -> int:
-        told = Tokens(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cache_read_tokens=usage.cached_tokens)
-        return math.ceil(calc_price(told, model_ref=route.price_model).total_price * 1_000_000)
-
-    try:
-        listed(Usage(input_tokens=1, output_tokens=1))
-    except LookupError as error:
-        raise PermanentError(f"no public price of {route.price_model}", where="price_model") from error
-    return listed
