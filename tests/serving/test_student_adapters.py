@@ -2,10 +2,13 @@
 
 import json
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from stillhouse.schemas.render import RenderSpec
@@ -14,7 +17,7 @@ from stillhouse.serving.student.engine import Engine
 from stillhouse.serving.student.generation import Generation, Result
 from stillhouse.serving.student.model import ServedModel
 from stillhouse.serving.student.scheduler import Limits
-from stillhouse.serving.student.weights import Packed
+from stillhouse.serving.student.weights import Packed, shares
 from stillhouse.trainer.students import register
 from tests.serving.conftest import random_adapter, random_llama
 from tests.trainer.training_factory import manifest
@@ -30,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def shapes() -> dict[str, torch.Size]:
-    return ServedModel(random_llama(), resident=1).weights.shapes
+    return ServedModel(random_llama()).weights.shapes
 
 
 def peft_says(folder: Path, max_new: int = 10) -> list[int]:
@@ -42,13 +45,12 @@ def peft_says(folder: Path, max_new: int = 10) -> list[int]:
     return out[0, len(PROMPT) :].tolist()  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("resident", [1, 2, 3])
-def test_adapters_mixed_in_one_batch_say_what_peft_says(folders: list[Path], resident: int) -> None:
-    model = ServedModel(random_llama(), resident)
+def test_adapters_mixed_in_one_batch_say_what_peft_says(folders: list[Path]) -> None:
+    model = ServedModel(random_llama())
     engine = Engine(model, Limits(wait_s=0.0), 1 << 24)
     names = ["", *(f.name for f in folders)]
     for folder in folders:
-        model.weights.add(folder.name, read_adapter(folder.name, folder, model.weights.shapes).deltas)
+        model.weights.add(folder.name, read_adapter(folder.name, folder, model.weights.shapes).factors)
     for _ in range(2):  # the second time from the cache, which must know whose keys and values they are
         results: dict[str, Result] = {}
         for name in names:
@@ -70,8 +72,8 @@ def test_rslora_and_alpha_patterns_scale_as_in_peft(tmp_path: Path, folders: lis
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").write_bytes((folders[0] / "adapter_model.safetensors").read_bytes())
     model = PeftModel.from_pretrained(random_llama(), folder).get_base_model()
-    for layer, delta in read_adapter("x", folder, shapes).deltas():
-        assert torch.allclose(delta, model.get_submodule(layer).get_delta_weight("default"), atol=1e-6), layer
+    for layer, (a, b, scaling) in read_adapter("x", folder, shapes).factors.items():
+        assert torch.allclose((b @ a) * scaling, model.get_submodule(layer).get_delta_weight("default"), atol=1e-6), layer
 
 
 def test_a_packed_weight_multiplies_like_a_plain_one() -> None:
@@ -88,18 +90,39 @@ def test_bfloat16_rounds_products_and_gives_back_what_it_was_given() -> None:
     assert not torch.equal(rounded, exact) and torch.allclose(rounded, exact, atol=0.15)
 
 
-def test_adapters_are_merged_before_they_are_rounded(folders: list[Path]) -> None:
+def test_what_an_adapter_adds_is_not_rounded_with_the_base_weight(folders: list[Path]) -> None:
     """A delta below the base weight's rounding must not vanish with it."""
-    exact, rounded = ServedModel(random_llama(), 1), ServedModel(random_llama(), 1, torch.bfloat16)
-    for model in (exact, rounded):
-        adapter = read_adapter("x", folders[0], model.weights.shapes)
-        model.weights.add("x", adapter.deltas)
-        model.weights.use("x")
-    name, layer = next(iter(rounded.weights.linears.items()))
-    x = torch.eye(layer.base.shape[1])[:, None]
+    model = ServedModel(random_llama(), torch.bfloat16)
+    adapter = read_adapter("x", folders[0], model.weights.shapes)
+    model.weights.add("x", {layer: (a, b, scaling * 1e-4) for layer, (a, b, scaling) in adapter.factors.items()})
+    name, layer = next((n, linear) for n, linear in model.weights.linears.items() if n in adapter.factors)
+    x, (a, b, scaling) = torch.eye(layer.shape[1])[:, None], adapter.factors[name]
     with torch.inference_mode():
-        merged = exact.weights.linears[name](x)
-        assert torch.equal(layer(x), merged.to(torch.bfloat16).float())
+        model.weights.use([""] * len(x))
+        base = layer(x)
+        model.weights.use(["x"] * len(x))
+        assert torch.allclose(layer(x) - base, (b @ a).T[:, None] * scaling * 1e-4, atol=1e-7)
+
+
+def test_an_adapter_that_was_removed_adds_nothing(folders: list[Path]) -> None:
+    model = ServedModel(random_llama())
+    adapter = read_adapter("x", folders[0], model.weights.shapes)
+    model.weights.add("x", adapter.factors)
+    assert "x" in model.weights
+    model.weights.remove("x")
+    assert "x" not in model.weights and not any(layer.factors for layer in model.weights.linears.values())
+    with pytest.raises(KeyError):
+        model.weights.remove("x")
+
+
+names = st.lists(st.sampled_from(["", "a", "b"]), max_size=12)
+
+
+@given(names)
+def test_every_row_of_an_adapter_is_in_one_share(rows: list[str]) -> None:
+    found = {i: share.adapter for share in shares(rows) for i in range(share.start, share.end)}
+    assert found == {i: name for i, name in enumerate(rows) if name}
+    assert all(one.end <= other.start for one, other in pairwise(shares(rows)))
 
 
 def copy(source: Path, dest: Path) -> Path:

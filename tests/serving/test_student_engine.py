@@ -32,7 +32,7 @@ def reference(prompt: Sequence[int], max_new: int) -> list[int]:
 
 
 def engine(*, kv_bytes: int = 1 << 24, **limits: object) -> Engine:
-    return Engine(ServedModel(random_llama(), resident=2), Limits(wait_s=0.0, **limits), kv_bytes)  # type: ignore[arg-type]
+    return Engine(ServedModel(random_llama()), Limits(wait_s=0.0, **limits), kv_bytes)  # type: ignore[arg-type]
 
 
 def run(e: Engine, asked: Sequence[tuple[int, ...]], max_new: int = 12, **kw: object) -> list[Result]:

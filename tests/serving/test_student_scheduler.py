@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.serving.student.prefix_tree import PrefixTree
-from stillhouse.serving.student.scheduler import Limits, QueueFullError, Running, Scheduler, choose_lane
+from stillhouse.serving.student.scheduler import Limits, QueueFullError, Running, Scheduler
 
 
 def sequence(key: int, prompt: tuple[int, ...] = (1, 2, 3), adapter: str = "", arrived: float = 0.0, max_new: int = 2) -> Running:
@@ -62,18 +62,6 @@ def test_nobody_waits_for_a_prefix_that_was_cancelled() -> None:
     s.admit(0.0, nothing)
     s.remove(0)
     assert [r.key for r in s.admit(0.0, nothing)] == [1]
-
-
-@given(st.sets(st.integers(0, 23)), st.sets(st.integers(0, 23)))
-def test_lanes_of_one_adapter_stay_together(own: set[int], others: set[int]) -> None:
-    others -= own
-    free = [lane for lane in range(24) if lane not in own | others]
-    if not free:
-        return
-    lane = choose_lane(free, sorted(own), others)
-    assert lane in free
-    if own:
-        assert min(abs(lane - o) for o in own) == min(abs(f - o) for f in free for o in own)
 
 
 requests = st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=60).map(tuple), st.sampled_from(["", "a"]), st.integers(1, 3))

@@ -59,11 +59,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("stillhouse_student_tokens_total", "counter", "Tokens: prefilled, reused from the cache, generated.", ("kind",)),
     Metric("stillhouse_student_steps_total", "counter", "Steps of the model loop."),
     Metric("stillhouse_student_batch_rows", "histogram", "Sequences in a step."),
-    Metric(
-        "stillhouse_student_merges_total",
-        "counter",
-        "Times that an adapter's weights were merged: many, when more are in use than resident.",
-    ),
     Metric("stillhouse_student_kv_bytes", "gauge", "Bytes of keys and values kept for later requests."),
     Metric("stillhouse_student_kv_evicted_tokens_total", "counter", "Tokens whose keys and values made room for others."),
     Metric("stillhouse_student_waiting_requests", "gauge", "Generations that wait for a place in the batch."),

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,19 @@ class AdapterRefusedError(PermanentError):
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A checked adapter. `digest` (hex) is over its weights, configuration and render spec; `render` is None without a render.json."""
+    """A checked adapter.
+
+    Attributes:
+        digest: hex, over its weights, configuration and render spec.
+        render: None without a render.json.
+        factors: A (rank, in), B (out, rank) and scaling by layer: scaling · B A is added to the layer's weight (out, in).
+    """
 
     name: str
     folder: Path
     digest: str
     render: RenderSpec | None
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
-
-    def deltas(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What to add to the weight (out, in) of each layer: scaling · B A."""
-        for layer, (a, b, scaling) in self.factors.items():
-            yield layer, (b @ a) * scaling
 
 
 def base_identity(model: Path) -> str | None:

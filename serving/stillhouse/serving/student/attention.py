@@ -61,13 +61,13 @@ class Layout:
 
 
 def arrange(rows: Sequence[Row], apart: Mapping[int, Sequence[torch.Tensor]]) -> tuple[list[Row], Layout]:
-    """Rows in the order that the step computes them (single tokens first), and their layout.
+    """Rows in the order that the step computes them (single tokens first, each adapter's together), and their layout.
 
     Args:
         rows: the step's.
         apart: each sequence's segments outside of its lane, by the sequence's key.
     """
-    ordered = sorted(rows, key=lambda r: r.count > 1)
+    ordered = sorted(rows, key=lambda r: (r.count > 1, r.sequence.adapter))
     lanes = [r.sequence.lane for r in ordered for _ in range(r.count)]
     positions = [p for r in ordered for p in range(r.start, r.start + r.count)]
     places = [p - r.sequence.apart for r in ordered for p in range(r.start, r.start + r.count)]

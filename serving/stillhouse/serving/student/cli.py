@@ -49,7 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue", type=_positive, default=512, help="generations that may wait; more are answered 503")
     parser.add_argument("--wait-ms", type=float, default=20.0, help="how long a lone request waits for company")
     parser.add_argument("--kv-bytes", type=int, default=2 << 30, help="memory for keys and values of earlier requests (default: 2 GiB)")
-    parser.add_argument("--resident", type=_positive, default=3, help="adapters held with merged weights (each as large as the model)")
     return parser
 
 
@@ -80,7 +79,6 @@ async def _serve(options: argparse.Namespace) -> int:
         name=options.name,
         limits=limits,
         kv_bytes=options.kv_bytes,
-        resident=options.resident,
         precision=options.dtype,
     )
     server.loop.start()

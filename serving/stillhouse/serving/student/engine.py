@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 
 import torch
 
@@ -117,10 +116,8 @@ class Engine:
         began = self._clock()
         for running in self.scheduler.admit(began, self._cached):
             running.done = self._reuse(running)
-        rows = self.scheduler.rows()
-        for _, group in groupby(sorted(rows, key=lambda r: r.sequence.adapter), key=lambda r: r.sequence.adapter):
-            self._compute(list(group))
-        if rows:
+        if rows := self.scheduler.rows():
+            self._compute(rows)
             seconds = self._clock() - began
             self.counters.steps += 1
             self.counters.busy_s += seconds
@@ -157,7 +154,8 @@ class Engine:
             end = at + row.count
             wanted += range(at, end) if row.sequence.scored and row.sequence.prefilling else range(end - row.last, end)
             at = end
-        logits = self.model.forward(ordered[0].sequence.adapter, ids, self._lanes, layout, wanted)
+        adapters = [r.sequence.adapter for r in ordered for _ in range(r.count)]
+        logits = self.model.forward(adapters, ids, self._lanes, layout, wanted)
         self._advance(ordered, logits)
 
     def _advance(self, rows: list[Row], logits: torch.Tensor) -> None:

@@ -45,7 +45,6 @@ class _EngineCollector:
         counts: dict[str, float] = {
             "stillhouse_student_busy_seconds_total": done.busy_s,
             "stillhouse_student_steps_total": done.steps,
-            "stillhouse_student_merges_total": engine.model.weights.merges,
             "stillhouse_student_kv_evicted_tokens_total": engine.tree.evicted_tokens,
         }
         for name, value in counts.items():

@@ -1,5 +1,6 @@
-"""The language model as the engine sees it: token rows of one adapter in, logits of the wanted rows out."""
+"""The language model as the engine sees it: token rows in, each of its adapter, logits of the wanted rows out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,17 @@ from stillhouse.serving.student.weights import WeightSets
 
 
 class ServedModel:
-    """A causal model whose attention runs over lanes and whose weights are swapped by adapter.
+    """A causal model whose attention runs over lanes and whose rows may be of different adapters.
 
     Args:
         model: the decoder with its head, as transformers loads it.
-        resident: adapters whose weights are held merged.
         dtype: in which the linear layers multiply.
 
     Raises:
         PermanentError: an architecture whose attention the lanes do not do.
     """
 
-    def __init__(self, model: Any, resident: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
         config = model.config
         if getattr(config, "sliding_window", None) or not getattr(model, "_supports_attention_backend", False):
             raise PermanentError(
@@ -40,10 +40,10 @@ class ServedModel:
         eos = getattr(model.generation_config, "eos_token_id", None) or config.eos_token_id
         self.eos = frozenset([eos] if isinstance(eos, int) else eos or ())
         self._model = model.eval().requires_grad_(False)
-        self.weights = WeightSets(model, resident, dtype)
+        self.weights = WeightSets(model, dtype)
 
     @classmethod
-    def load(cls, folder: Path, resident: int, precision: Precision = "auto") -> "ServedModel":
+    def load(cls, folder: Path, precision: Precision = "auto") -> "ServedModel":
         """Load a model folder (safetensors).
 
         Raises:
@@ -56,14 +56,14 @@ class ServedModel:
             folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION, local_files_only=True, use_safetensors=True
         )
         dtype = torch.bfloat16 if takes_bfloat16(precision, torch.cpu.get_capabilities()) else torch.float32
-        return cls(model, resident, dtype)
+        return cls(model, dtype)
 
     @torch.inference_mode()
-    def forward(self, adapter: str, ids: list[int], lanes: Lanes, layout: Layout, wanted: list[int]) -> torch.Tensor:
+    def forward(self, adapters: Sequence[str], ids: Sequence[int], lanes: Lanes, layout: Layout, wanted: Sequence[int]) -> torch.Tensor:
         """Run one step.
 
         Args:
-            adapter: whose weights; empty for the base model.
+            adapters: whose each of the T rows is; empty for the base model.
             ids: the T token ids of the step.
             lanes: keys and values; the step's are added.
             layout: where the tokens belong.
@@ -72,8 +72,9 @@ class ServedModel:
         Returns:
             (len(wanted), vocabulary) logits.
         """
-        self.weights.use(adapter)
+        self.weights.use(adapters)
         hidden = self._model.model(
             input_ids=torch.tensor(ids)[:, None], position_ids=layout.position[:, None], use_cache=False, lanes=lanes, layout=layout
         ).last_hidden_state
+        self.weights.use([adapters[i] for i in wanted])
         return self._model.lm_head(hidden[torch.tensor(wanted, dtype=torch.long), 0])  # type: ignore[no-any-return]

@@ -132,7 +132,7 @@ class Scheduler:
             if self._should_defer(sequence, cached):
                 continue
             self.waiting.remove(sequence)
-            sequence.lane = self._lane_for(sequence.adapter)
+            sequence.lane = self._free_lane()
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
@@ -161,18 +161,10 @@ class Scheduler:
         sequence.behind = best
         return True
 
-    def _lane_for(self, adapter: str) -> int:
-        own = [r.lane for r in self.running if r.adapter == adapter]
+    def _free_lane(self) -> int:
+        """The lowest: attention runs over the range of lanes in use."""
         taken = {r.lane for r in self.running}
-        free = [lane for lane in range(self.limits.batch) if lane not in taken]
-        return choose_lane(free, own, taken - set(own))
-
-
-def choose_lane(free: Sequence[int], own: Sequence[int], others: set[int]) -> int:
-    """The free lane that keeps the lanes of one adapter together: attention runs over a range of lanes."""
-    if own:
-        return min(free, key=lambda lane: (min(abs(lane - o) for o in own), lane))
-    return max(free, key=lambda lane: (min((abs(lane - o) for o in others), default=0), -lane))
+        return next(lane for lane in range(self.limits.batch) if lane not in taken)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

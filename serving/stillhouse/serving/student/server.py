@@ -31,7 +31,6 @@ class StudentServer:
         name: what the base model is called.
         limits: the scheduler's bounds.
         kv_bytes: bytes of keys and values kept for later requests.
-        resident: adapters whose weights are held merged.
         precision: of matrix products.
 
     Raises:
@@ -46,11 +45,10 @@ class StudentServer:
         name: str | None = None,
         limits: Limits,
         kv_bytes: int,
-        resident: int,
         precision: Precision = "auto",
     ) -> None:
         self.metrics = Metrics()
-        model = ServedModel.load(folder, resident, precision)
+        model = ServedModel.load(folder, precision)
         self.engine = Engine(model, limits, kv_bytes, on_step=lambda rows, _: self.metrics.rows.observe(rows))
         self.catalog = Catalog(folder, name, model.context, model.eos)
         self.loop = ModelLoop(self.engine)
@@ -139,8 +137,7 @@ class StudentServer:
         return folder
 
     def _install(self, adapter: Adapter) -> None:
-        self.engine.model.weights.add(adapter.name, adapter.deltas)
-        self.engine.model.weights.use(adapter.name)  # merged now, not in the first request's time
+        self.engine.model.weights.add(adapter.name, adapter.factors)
 
     def _uninstall(self, name: str) -> None:
         self.engine.forget(name)
