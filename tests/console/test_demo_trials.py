@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stillhouse.console.demo.noise import HIGH, LOW, bisected
+from stillhouse.console.demo.noise import HIGH, LOW, NEAR, bisected
 from stillhouse.console.demo.run import Story
 from stillhouse.console.demo.settings import FAST, FULL, DemoSettings, as_toml
 from stillhouse.console.demo.summary import failures
@@ -91,7 +91,11 @@ def test_a_demo_that_did_not_show_what_it_should_says_so() -> None:
 
 def test_noise_is_as_large_as_is_needed() -> None:
     assert LOW < bisected(lambda size: size / 10, 0.4) < HIGH
-    assert bisected(lambda size: size / 10, 0.4) == pytest.approx(4.0, rel=0.05)
+    assert bisected(lambda size: size / 10, 0.4) == pytest.approx(4.0, rel=NEAR)
+    assert bisected(lambda size: 0.0, 0.4) == pytest.approx(HIGH, rel=0.05)  # nothing is enough
+    tried: list[float] = []
+    bisected(lambda size: tried.append(size) or size / 10, 0.4)  # type: ignore[func-returns-value]
+    assert tried == [pytest.approx(4.0)]  # near enough the first time
 
 
 @pytest.mark.parametrize("settings", [FULL, FAST])

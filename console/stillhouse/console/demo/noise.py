@@ -25,16 +25,21 @@ from stillhouse.trainer.probes import Scorer, choose_probes, save_probes
 
 WANTED = 0.3
 """Nats a supervised token above the student's own loss."""
+NEAR = 0.1
+"""Share of what is wanted that the loss may be off: the search ends there."""
 ROUNDS, LOW, HIGH = 7, 1.0, 16.0
 _PARTS = ("q_proj", "k_proj")
 
 
-def bisected(loss: Callable[[float], float], wanted: float) -> float:
-    """The size of noise, standard deviations of each tensor, at which a loss that grows with it is about as wanted."""
+def bisected(rise: Callable[[float], float], wanted: float) -> float:
+    """The size of noise, standard deviations of each tensor, at which a rise of the loss that grows with it is about as wanted."""
     low, high = LOW, HIGH
     for _ in range(ROUNDS):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if loss(middle) < wanted else (low, middle)
+        found = rise(middle)
+        if abs(found - wanted) <= NEAR * wanted:
+            return middle
+        low, high = (middle, high) if found < wanted else (low, middle)
     return high
 
 
@@ -56,7 +61,8 @@ def make(base: Path, student: Path, out: Path, rows: Sequence[Row], seed: int) -
         disturb(size)
         return mean_loss(model, rows, spec.pad_id)
 
-    size = bisected(loss, loss(0.0) + WANTED)
+    own = loss(0.0)
+    size = bisected(lambda size: loss(size) - own, WANTED)
     disturb(size)
     shutil.copytree(student, out, ignore=shutil.ignore_patterns(MANIFEST))
     save_file(_named(student, weights), out / ADAPTER[1], metadata={"format": "pt"})

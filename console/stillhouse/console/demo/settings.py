@@ -73,7 +73,7 @@ class DemoSettings:
     ingest: Mapping[str, object] = field(default_factory=dict)
     decree: int | None = None
     canary_runs: int = 700
-    again_units: int = 32
+    again_units: int = 24
     most_runs: int = 900
     teacher_latency_ms: int = 250
     answer_tokens: int = 64
