@@ -40,3 +40,17 @@ class FakeBenchmark:
         key = (policy.name, task.id)
         self.begun[key] = self.begun.get(key, 0) + 1
         return episode(task, self._play(policy.name, task, self.begun[key]))
+
+
+class Replica:
+    """A server that computed 2 s for each episode, and a clock that ticks with it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def busy(self, base_url: str) -> float | None:
+        self.asked += 1
+        return 100.0 + 2.0 * (self.asked - 1)
+
+    def clock(self) -> float:
+        return float(5 * self.asked)

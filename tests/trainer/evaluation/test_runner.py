@@ -13,25 +13,11 @@ from stillhouse.trainer.evaluation.benchmark import BenchTask, ChatPolicy, Episo
 from stillhouse.trainer.evaluation.journal import Journal, read_journal
 from stillhouse.trainer.evaluation.report import EvaluationReport, compare
 from stillhouse.trainer.evaluation.runner import EvaluationSettings, Step, evaluate
-from tests.trainer.evaluation.fakes import REPLICA, TOKENS, FakeBenchmark, policy
+from tests.trainer.evaluation.fakes import REPLICA, TOKENS, FakeBenchmark, Replica, policy
 
 
 async def no_wait(seconds: float) -> None:
     await asyncio.sleep(0)
-
-
-class Replica:
-    """A server that computed 2 s for each episode, and a clock that ticks with it."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def busy(self, base_url: str) -> float | None:
-        self.asked += 1
-        return 100.0 + 2.0 * (self.asked - 1)
-
-    def clock(self) -> float:
-        return float(5 * self.asked)
 
 
 async def silent(base_url: str) -> float | None:

@@ -1,11 +1,11 @@
 """`trajectories.jsonl`: every evaluated episode, one JSON object a line, so that anybody can check and a killed run goes on.
 
-A line also says how long the replica had been held and had computed since its segment began (a segment: one policy on one
-part in one process), so that a kill loses no cost.
+A line also says how long the replica had been held and had computed since its segment began (a segment: one policy in one
+process, with all of its parts; in older journals with one part), so that a kill loses no cost.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from stillhouse.trainer.evaluation.report import Held, Outcome
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line. `segment` names the process and part that it belongs to."""
+    """One line. `segment` names the process that it belongs to; `held` is since the segment began."""
 
     benchmark: str
     policy: str
@@ -52,22 +52,27 @@ class Journal:
         """Close the file."""
         self._file.close()
 
-    def of(self, benchmark: str, policy: str, model: str, part: str) -> list[Entry]:
-        """The entries of one policy on one part; episodes without an outcome are left out: they are tried again."""
-        return [e for e in self._matching(benchmark, policy, model, part) if e.outcome.episode]
+    def of(self, benchmark: str, policy: str, model: str) -> list[Entry]:
+        """The entries of one policy; episodes without an outcome are left out: they are tried again."""
+        return [e for e in self._matching(benchmark, policy, model) if e.outcome.episode]
 
-    def held(self, benchmark: str, policy: str, model: str, part: str) -> Held:
-        """How long the replica was held and computed for one policy's part, over all segments."""
-        last: dict[str, list[Held]] = defaultdict(list)
-        for entry in self._matching(benchmark, policy, model, part):
-            last[entry.segment].append(entry.held)
-        busy = [[h.busy_s for h in found if h.busy_s is not None] for found in last.values()]
-        wall = sum(max(h.wall_s for h in found) for found in last.values())
-        return Held(busy_s=sum(map(max, busy)) if all(busy) and busy else None, wall_s=wall)
+    def held(self, benchmark: str, policy: str, model: str) -> dict[str, list[Held]]:
+        """How long the replica was held and computed for one policy: for each part its share of every segment that it is in.
 
-    def _matching(self, benchmark: str, policy: str, model: str, part: str) -> Iterator[Entry]:
-        wanted = (benchmark, policy, model, part)
-        return (e for e in self.entries if (e.benchmark, e.policy, e.model, e.outcome.part) == wanted)
+        All shares of a segment are its time, so that any sum of them counts no second twice.
+        """
+        segments: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self._matching(benchmark, policy, model):
+            segments[entry.segment].append(entry)
+        shares: dict[str, list[Held]] = defaultdict(list)
+        for entries in segments.values():
+            for part, held in _shared(entries).items():
+                shares[part].append(held)
+        return dict(shares)
+
+    def _matching(self, benchmark: str, policy: str, model: str) -> Iterator[Entry]:
+        wanted = (benchmark, policy, model)
+        return (e for e in self.entries if (e.benchmark, e.policy, e.model) == wanted)
 
 
 def read_journal(path: Path) -> list[Entry]:
@@ -101,6 +106,27 @@ def copy_entries(source: Path, dest: Path | None) -> None:
                 book.append(entry)
     finally:
         book.close()
+
+
+def _shared(segment: Sequence[Entry]) -> dict[str, Held]:
+    """The time of a segment, up to its last entry, apportioned over the parts that it has entries of."""
+    busy = max((e.held.busy_s for e in segment if e.held.busy_s is not None), default=None)
+    wall = max(e.held.wall_s for e in segment)
+    weights = _in_flight(segment)
+    total = sum(weights.values())
+    return {
+        part: Held(busy_s=None if busy is None else busy * (weight / total), wall_s=wall * (weight / total))
+        for part, weight in weights.items()
+    }
+
+
+def _in_flight(segment: Sequence[Entry]) -> dict[str, float]:
+    """Seconds that each part's requests were in flight; when none are known, entries."""
+    seconds = dict.fromkeys((e.outcome.part for e in segment), 0.0)
+    for entry in segment:
+        if entry.outcome.episode:
+            seconds[entry.outcome.part] += sum(entry.outcome.episode.latency_s)
+    return seconds if any(seconds.values()) else dict(Counter(e.outcome.part for e in segment))
 
 
 def _whole(data: bytes) -> int:

@@ -41,14 +41,18 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of the replica: computing (None when it does not say), and held."""
+    """Seconds of the replica: computing (None when it does not say), and held.
+
+    The parts of a policy run at once, so its time is measured as a whole and a part's is a share of it: in each segment of the
+    journal by the seconds that the requests of the part's episodes were in flight. The parts together are the policy.
+    """
 
     busy_s: float | None
     wall_s: float
 
 
 class PartReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy on one part."""
+    """One policy on one part. `held`, and with it a replica's cost, is the part's share of the policy's: see `Held`."""
 
     part: str
     all: Measured
@@ -128,14 +132,14 @@ def part_report(part: str, outcomes: Sequence[Outcome], held: Held, price: Price
     return PartReport(part=part, all=everything, families=by_family, held=held, cost=_cost(price, outcomes, held))
 
 
-def policy_report(name: str, model: str, parts: Sequence[PartReport], outcomes: Sequence[Outcome], price: Price) -> PolicyReport:
+def policy_report(
+    name: str, model: str, parts: Sequence[PartReport], outcomes: Sequence[Outcome], held: Held, price: Price
+) -> PolicyReport:
     """One policy over all parts.
 
     Raises:
         UsageError: the list price is not known.
     """
-    busy = [p.held.busy_s for p in parts]
-    held = Held(busy_s=None if None in busy else sum(b for b in busy if b is not None), wall_s=sum(p.held.wall_s for p in parts))
     cost = _cost(price, outcomes, held)
     return PolicyReport(name=name, model=model, all=measure(outcomes), parts={p.part: p for p in parts}, held=held, cost=cost)
 
@@ -148,6 +152,14 @@ def compare(first: Iterable[Episode], second: Iterable[Episode]) -> Difference:
     """
     one, two = _means(first), _means(second)
     return paired_difference([(one[t], two[t]) for t in sorted(set(one) & set(two))])
+
+
+def total_held(times: Iterable[Held]) -> Held:
+    """The sum; computing is not known when one of them does not say it, or when there is none."""
+    given = list(times)
+    busy = [h.busy_s for h in given if h.busy_s is not None]
+    known = bool(given) and len(busy) == len(given)
+    return Held(busy_s=sum(busy) if known else None, wall_s=sum(h.wall_s for h in given))
 
 
 def total_usage(usages: Iterable[Usage]) -> Usage:
