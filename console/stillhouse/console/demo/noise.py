@@ -35,7 +35,7 @@ def bisected(rise: Callable[[float], float], wanted: float) -> float:
     """The size of noise, standard deviations of each tensor, at which a rise of the loss that grows with it is about as wanted."""
     low, high = LOW, HIGH
     for _ in range(ROUNDS):
-        middle = (low * high) ** 0.5
+        middle: float = (low * high) ** 0.5
         found = rise(middle)
         if abs(found - wanted) <= NEAR * wanted:
             return middle
